@@ -1,0 +1,89 @@
+"""``merge``: any mergekit YAML with every mergekit-yaml option, or a recipe's pool at given weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from mergekit_optimer.cli.options import open_job
+from mergekit_optimer.errors import MergeError
+from mergekit_optimer.merge import check_complete, merge_to_folder, merge_yaml, portable_yaml
+from mergekit_optimer.method import METHOD, check_parameters, register
+from mergekit_optimer.runs import write_text
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("config", metavar="YAML", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--weight", "pairs", multiple=True, metavar="NAME=W", help="With a recipe: weight of a vector.")
+@click.option("--portable", type=click.Path(path_type=Path), help="With a recipe: also write the plain mergekit YAML.")
+@click.option("--run-dir", type=click.Path(path_type=Path), help="With a recipe: where its run lies.")
+@click.argument("mergekit_options", nargs=-1, type=click.UNPROCESSED)
+def merge(
+    config: Path,
+    out: Path,
+    pairs: tuple[str, ...],
+    portable: Path | None,
+    run_dir: Path | None,
+    mergekit_options: tuple[str, ...],
+) -> None:
+    """Merge a mergekit YAML (our method included, all options of mergekit-yaml accepted) or a recipe's vectors.
+
+    \b
+    Examples: mergekit-optimer merge merge.yaml ./merged --cuda --low-cpu-memory
+              mergekit-optimer merge recipe.yaml ./merged --weight ja=0.6 --weight math=-0.2 --portable plain.yaml
+    """
+    if out.exists():
+        raise MergeError(f"{out} exists; an older shard in it could be read for a new one. Name another folder.")
+    settings = _read(config)
+    if "merge_method" in settings:
+        if pairs or portable or run_dir:
+            raise click.UsageError("--weight, --portable and --run-dir go with a recipe, not with a mergekit YAML.")
+        _merge_mergekit(config, settings, out, [*mergekit_options])
+    elif mergekit_options:
+        raise click.UsageError(f"{mergekit_options[0]} is an option of mergekit-yaml; it goes with a mergekit YAML.")
+    else:
+        _merge_recipe(config, out, pairs, portable, run_dir)
+    click.echo(out)
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MergeError(f"{config} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise MergeError(f"{config} is neither a mergekit YAML nor a recipe.")
+    return settings
+
+
+def _merge_mergekit(config: Path, settings: dict[str, Any], out: Path, options: list[str]) -> None:
+    """Hand over to mergekit-yaml, with our method registered and its keys checked."""
+    check_parameters(settings)
+    register()
+    from mergekit.scripts.run_yaml import main as mergekit_yaml
+
+    mergekit_yaml.main([str(config), str(out), *options], standalone_mode=False)
+    base = Path(str(settings.get("base_model")))
+    if settings["merge_method"] == METHOD and base.is_dir():
+        check_complete(out, base)
+
+
+def _merge_recipe(config: Path, out: Path, pairs: tuple[str, ...], portable: Path | None, run_dir: Path | None) -> None:
+    job = open_job(config, (), run_dir, "cpu")
+    weights = dict.fromkeys(job.pool.names, 0.0) | dict(_weight(pair) for pair in pairs)
+    base = str(job.base.path)
+    merge_to_folder(merge_yaml(base, job.ingredients(), weights, job.dtype), out)
+    if portable is not None:
+        write_text(portable, portable_yaml(base, job.ingredients(), weights, job.dtype))
+
+
+def _weight(pair: str) -> tuple[str, float]:
+    name, _, number = pair.partition("=")
+    try:
+        return name, float(number)
+    except ValueError as error:
+        raise click.UsageError(f"--weight {pair}: wants NAME=NUMBER, as ja=0.6") from error

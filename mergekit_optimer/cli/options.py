@@ -1,0 +1,89 @@
+"""Options that several verbs share, each declared once, and how they become a Job."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from mergekit_optimer.errors import OptimerError
+from mergekit_optimer.pipeline import Job
+from mergekit_optimer.recipe import load_recipe
+from mergekit_optimer.report import ReportData, render_table
+from mergekit_optimer.runs import open_run
+
+Command = Callable[..., Any]
+
+recipe_argument = click.argument("recipe_path", metavar="RECIPE", type=click.Path(path_type=Path))
+overrides_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key, as search.n_trials=20."
+)
+run_dir_option = click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="Where the run lies.  [default: runs/<name of the recipe>]"
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where models run."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def recipe_options(command: Command) -> Command:
+    """The options of every verb that works on a recipe's run."""
+    for option in (device_option, run_dir_option, overrides_option, recipe_argument):
+        command = option(command)
+    return command
+
+
+def open_job(recipe_path: Path, overrides: tuple[str, ...], run_dir: Path | None, device: str) -> Job:
+    """Read the recipe and open its run folder."""
+    recipe = load_recipe(recipe_path, overrides)
+    place = resolve_device(device)
+    run = open_run(run_dir or Path("runs") / recipe.name, recipe, overrides, place)
+    return Job(recipe, run, place, _command(recipe_path, overrides))
+
+
+def resolve_device(device: str) -> str:
+    """Turn ``auto`` into cuda where there is a GPU, else cpu.
+
+    Raises:
+        OptimerError: cuda was asked for and there is none.
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise OptimerError("No CUDA device is usable here; use --device cpu, or install a CUDA build of torch.")
+    return "cpu"
+
+
+def show(data: Any) -> None:
+    """Print data as JSON to stdout."""
+    click.echo(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False))
+
+
+def show_report(report: ReportData, run_dir: Path, as_json: bool) -> None:
+    """Print a report as a table, or as report.json holds it."""
+    if as_json:
+        show(report.to_json())
+        return
+    # A file or a pipe has no width; a table must not be cut for its sake.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console.print(render_table(report, console.width))
+    click.echo(f"The run lies in {run_dir}")
+
+
+def _command(recipe_path: Path, overrides: tuple[str, ...]) -> str:
+    """The command that makes the run again, without a path of this machine."""
+    here = Path.cwd()
+    path = recipe_path.resolve()
+    shown = path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
+    return shlex.join(["mergekit-optimer", "run", shown, *(word for one in overrides for word in ("--set", one))])

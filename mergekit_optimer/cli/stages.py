@@ -1,0 +1,153 @@
+"""The verbs that work on a recipe's run: one command per stage, and ``run`` for all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mergekit_optimer import pipeline
+from mergekit_optimer.cli.options import (
+    device_option,
+    json_option,
+    open_job,
+    overrides_option,
+    recipe_argument,
+    recipe_options,
+    resolve_device,
+    show,
+    show_report,
+)
+from mergekit_optimer.errors import DataError
+from mergekit_optimer.recipe import load_recipe
+from mergekit_optimer.runs import RunDir
+
+
+@click.command()
+@recipe_options
+@json_option
+def run(as_json: bool, **options: Any) -> None:
+    """Do everything: train, extract, search, compare, report, card. Stopped and started again, it goes on.
+
+    Example: mergekit-optimer run recipes/demo/recipe.yaml
+    """
+    job = open_job(**options)
+    with job.run.locked():
+        report = pipeline.run_all(job)
+    show_report(report, job.run.root, as_json)
+
+
+@click.command()
+@recipe_argument
+@overrides_option
+@click.option("--data/--no-data", default=True, help="Also read base, data and samples.")
+def validate(recipe_path: Path, overrides: tuple[str, ...], data: bool) -> None:
+    """Check a recipe, and the base, data and samples that it names, without running anything.
+
+    Example: mergekit-optimer validate recipe.yaml --set search.n_trials=20
+    """
+    recipe = load_recipe(recipe_path, overrides)
+    if data:
+        pipeline.check_inputs(pipeline.Job(recipe, RunDir(Path("runs") / recipe.name), "cpu", ""))
+    click.echo(f"{recipe_path}: no problems; recipe hash {recipe.hash[:12]}")
+
+
+@click.command()
+@recipe_options
+@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only this dataset (may be repeated).")
+@click.option("--mixture", is_flag=True, help="Only the data mixture, at the pool's total number of tokens.")
+def train(datasets: tuple[str, ...], mixture: bool, **options: Any) -> None:
+    """Train one CPT checkpoint per dataset with TRL, or their mixture.
+
+    Example: mergekit-optimer train recipe.yaml --dataset ja
+    """
+    job = open_job(**options)
+    known = job.recipe.train.datasets if job.recipe.train else {}
+    unknown = sorted(set(datasets) - set(known))
+    if unknown or not known:
+        raise DataError(f"The recipe trains {', '.join(sorted(known)) or 'nothing'}, not {', '.join(unknown) or '-'}.")
+    with job.run.locked():
+        if mixture:
+            pipeline.train_pool(job, list(datasets), mixture=True)
+        else:
+            pipeline.train_pool(job, list(datasets) or None, mixture=False if datasets else None)
+
+
+@click.command()
+@recipe_options
+@json_option
+def search(as_json: bool, **options: Any) -> None:
+    """Search the merge weights on the dev set and merge the winner. Again, it goes on where it was.
+
+    Example: mergekit-optimer search recipe.yaml --set search.n_trials=60
+    """
+    job = open_job(**options)
+    with job.run.locked():
+        winner = pipeline.search_weights(job).winner
+    if as_json:
+        show({"trial": winner.number, "value": winner.value, "weights": winner.weights})
+    else:
+        weights = "  ".join(f"{name} {weight:+.4f}" for name, weight in winner.weights.items())
+        click.echo(f"trial #{winner.number}  dev {winner.value:.4f}  {weights}\n{job.run.model_dir}")
+
+
+@click.command()
+@recipe_options
+@json_option
+def compare(as_json: bool, **options: Any) -> None:
+    """Score the winner and every baseline on the held-out set, then write report and card.
+
+    Example: mergekit-optimer compare recipe.yaml
+    """
+    job = open_job(**options)
+    with job.run.locked():
+        pipeline.compare_held_out(job)
+        report = pipeline.write_report(job)
+        pipeline.write_card(job)
+    show_report(report, job.run.root, as_json)
+
+
+@click.command()
+@recipe_options
+@json_option
+def report(as_json: bool, **options: Any) -> None:
+    """Write report.json from what the run holds, and show it as a table.
+
+    Example: mergekit-optimer report recipe.yaml --json
+    """
+    job = open_job(**options)
+    show_report(pipeline.write_report(job), job.run.root, as_json)
+
+
+@click.command()
+@recipe_options
+def card(**options: Any) -> None:
+    """Render the merged model's card from report.json.
+
+    Example: mergekit-optimer card recipe.yaml
+    """
+    click.echo(pipeline.write_card(open_job(**options)))
+
+
+@click.command()
+@recipe_argument
+@overrides_option
+@click.argument("model_dir", type=click.Path(path_type=Path))
+@device_option
+@click.option("--held-out", is_flag=True, help="Score on the held-out tasks instead of the dev tasks.")
+@json_option
+def evaluate(
+    recipe_path: Path, overrides: tuple[str, ...], model_dir: Path, device: str, held_out: bool, as_json: bool
+) -> None:
+    """Score any model folder on the recipe's tasks.
+
+    Example: mergekit-optimer evaluate recipe.yaml runs/demo/best/model
+    """
+    recipe = load_recipe(recipe_path, overrides)
+    scores = pipeline.score_model(recipe, model_dir, held_out, resolve_device(device))
+    if as_json:
+        show({task: one.to_json() for task, one in scores.items()})
+        return
+    for task, one in scores.items():
+        click.echo(f"{task}  {one.primary}  {one.score.value:.4f} ± {one.score.stderr:.4f}  n {one.score.n}")

@@ -1,0 +1,70 @@
+"""``vectors``: extract and show distribution vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mergekit_optimer import pipeline
+from mergekit_optimer.cli.options import json_option, open_job, recipe_options, show
+from mergekit_optimer.vectors import extract_vector, pool_table
+
+_folder = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.group()
+def vectors() -> None:
+    """Distribution vectors: what training on one dataset adds to the base."""
+
+
+@vectors.command()
+@recipe_options
+def extract(**options: Any) -> None:
+    """Subtract the base from every checkpoint of the recipe's pool.
+
+    Example: mergekit-optimer vectors extract recipe.yaml
+    """
+    job = open_job(**options)
+    with job.run.locked():
+        pipeline.make_vectors(job)
+    for name in job.recipe.pool:
+        click.echo(job.vector_folder(name))
+
+
+@vectors.command()
+@click.argument("checkpoint", type=_folder)
+@click.argument("base", type=_folder)
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the vector.  [default: the checkpoint's folder]")
+@click.option("--base-label", help="What the base is called, as repo@sha.  [default: the base's folder]")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+def subtract(checkpoint: Path, base: Path, out: Path, name: str | None, base_label: str | None, dtype: str) -> None:
+    """Subtract a base model from any checkpoint, both local folders, into a new vector folder.
+
+    Example: mergekit-optimer vectors subtract ./cpt-ja ./base ./dv-ja --dtype bfloat16
+    """
+    vector = extract_vector(name or checkpoint.name, checkpoint, base, out, base_label or base.name, dtype)
+    click.echo(f"{out}  norm {vector.norm:.4g}  {vector.relative_norm:.3g} of the base's")
+
+
+@vectors.command("show")
+@recipe_options
+@json_option
+def show_pool(as_json: bool, **options: Any) -> None:
+    """Show the pool's norms and pairwise cosines, in total and by module kind.
+
+    Example: mergekit-optimer vectors show recipe.yaml --json
+    """
+    table = pool_table(open_job(**options).pool)
+    if as_json:
+        show(table)
+        return
+    for name, row in table["vectors"].items():
+        kinds = "  ".join(f"{kind} {norm:.4g}" for kind, norm in row["norms"].items())
+        click.echo(f"{name}  norm {row['norm']:.4g}  {row['relative_norm']:.3g} of the base's  ({kinds})")
+    for kind, cosines in table["cosines"].items():
+        click.echo(f"cosines, {kind}:")
+        for name, row in cosines.items():
+            click.echo(f"  {name:<12}" + "  ".join(f"{other} {value:+.3f}" for other, value in row.items()))

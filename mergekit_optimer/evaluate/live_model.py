@@ -1,0 +1,159 @@
+"""lighteval's model class around a model that lives on and whose weights change in place.
+
+The module needs lighteval's classes to be defined, so it is imported inside ``lighteval_compat.contained`` only.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lighteval.models.model_output import ModelResponse
+from lighteval.models.transformers.transformers_model import TransformersModel, TransformersModelConfig
+from lighteval.tasks.requests import Doc
+
+from mergekit_optimer.errors import TaskError
+from mergekit_optimer.evaluate.loglikelihood import Plan, Request, log_likelihoods, plan
+
+# Key in Doc.specific: the sample is one text of which this many tokens are given.
+N_CONTEXT_TOKENS = "n_context_tokens"
+
+
+class LiveConfig(TransformersModelConfig):  # type: ignore[misc]
+    """lighteval's configuration without its question to the Hub for a commit."""
+
+    def get_model_sha(self) -> str:
+        return ""
+
+
+class LiveModel(TransformersModel):  # type: ignore[misc]
+    """A live causal language model as lighteval sees one; never cached, never deleted."""
+
+    disable_tqdm = True
+
+    @classmethod
+    def around(cls, model: Any, tokenizer_dir: str, batch_tokens: int) -> LiveModel:
+        """Wrap a model without loading, moving or copying it.
+
+        Args:
+            model: A transformers causal language model.
+            tokenizer_dir: Folder of its tokenizer.
+            batch_tokens: Tokens run at once.
+        """
+        with tempfile.TemporaryDirectory() as cache_dir:
+            live: LiveModel = cls.from_model(
+                model,
+                LiveConfig(
+                    model_name="live",
+                    tokenizer=tokenizer_dir,
+                    device=str(next(model.parameters()).device),
+                    # Of generation; its cache of keys and values grows with the batch.
+                    batch_size=max(1, min(64, batch_tokens // 128)),
+                    override_chat_template=False,
+                    cache_dir=cache_dir,
+                ),
+            )
+        # lighteval's cache is keyed by the model's name, not its weights: it would return an earlier model's scores.
+        live._cache = None
+        # Keeps the vocabulary's scores of every step, which nothing reads.
+        live.generation_config_dict.pop("output_scores", None)
+        live._batch_tokens = batch_tokens
+        live._requests = {}
+        live._plans = {}
+        return live
+
+    def cleanup(self) -> None:
+        """Keep the model: lighteval deletes it after each run."""
+
+    def loglikelihood(self, docs: list[Doc]) -> list[ModelResponse]:
+        """Same numbers as lighteval's own method, summed in float32 whatever the model's dtype, with less work."""
+        requests = [self.requests(doc) for doc in docs]
+        # A plan costs as much Python as a small model's forward passes, and depends on the samples only.
+        key = tuple(map(id, docs))
+        if key not in self._plans:
+            flat = [request for group in requests for request in group]
+            self._plans[key] = plan(flat, self._batch_tokens, self.max_length, next(self.model.parameters()).device)
+        work: Plan = self._plans[key]
+        greedy = any(_wants_greedy(doc) for doc in docs)
+        sums, matches = log_likelihoods(self.model, work, greedy)
+        responses, end = [], 0
+        for group in requests:
+            start, end = end, end + len(group)
+            responses.append(
+                ModelResponse(
+                    input_tokens=list(group[0].context),
+                    output_tokens=[list(request.continuation) for request in group],
+                    logprobs=sums[start:end],
+                    argmax_logits_eq_gold=matches[start:end],
+                )
+            )
+        return responses
+
+    def requests(self, doc: Doc) -> Sequence[Request]:
+        """Return the tokens of a sample's choices, made once per sample.
+
+        Raises:
+            TaskError: A choice alone is longer than the model takes.
+        """
+        if id(doc) not in self._requests:
+            # The sample is kept with its tokens, so that its id stays its own.
+            self._requests[id(doc)] = doc, self._tokenize(doc)
+        found: Sequence[Request] = self._requests[id(doc)][1]
+        return found
+
+    def _tokenize(self, doc: Doc) -> list[Request]:
+        if doc.specific and N_CONTEXT_TOKENS in doc.specific:
+            contexts, continuations = self._whole_text(doc, doc.specific[N_CONTEXT_TOKENS])
+        else:
+            prompt = self.prompt_manager.prepare_prompt(doc)
+            contexts, continuations = self.tok_encode_pair(prompt, doc.choices, pairwise=True)
+        for continuation in continuations:
+            if not 0 < len(continuation) < self.max_length:
+                raise TaskError(
+                    f"Sample {doc.id} of lighteval task '{doc.task_name}' has a choice of {len(continuation)} tokens; "
+                    f"the model takes 1 to {self.max_length - 1} after a context."
+                )
+        return [
+            Request(tuple(context or self._empty_context()), tuple(continuation))
+            for context, continuation in zip(contexts, continuations, strict=True)
+        ]
+
+    def _whole_text(self, doc: Doc, n_context: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Tokenise context and target as one text, after the special tokens the tokenizer puts in front."""
+        plain = self.tok_encode(doc.query, add_special_tokens=False)
+        opened = self.tok_encode(doc.query, add_special_tokens=True)
+        front = opened[: next(i for i in range(len(opened)) if opened[i : i + len(plain)] == plain)]
+        ids = self.tok_encode(doc.query + doc.choices[0], add_special_tokens=False)
+        return [front + ids[:n_context]], [ids[n_context:]]
+
+    def _empty_context(self) -> list[int]:
+        """What stands before a text when nothing does (lighteval crashes there)."""
+        token = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
+        if token is None:
+            raise TaskError("A sample has an empty question and the tokenizer no token to begin with.")
+        return [token]
+
+    def _generate_padded(self, batch: Any, **options: Any) -> list[ModelResponse]:
+        """Generate, and mark the answers of a model whose logits are not finite: argmax hides that."""
+        finite: list[torch.Tensor] = []
+
+        def watch(_module: Any, _args: Any, output: Any) -> None:
+            finite.append(torch.isfinite(output.logits[:, -1]).all(-1))
+
+        hook = self.model.register_forward_hook(watch)
+        try:
+            responses: list[ModelResponse] = super()._generate_padded(batch=batch, **options)
+        finally:
+            hook.remove()
+        sound = torch.stack(finite).all(0).reshape(len(responses), -1).all(-1).tolist()
+        for response, is_sound in zip(responses, sound, strict=True):
+            if not is_sound:
+                response.logprobs = [float("nan")]
+        return responses
+
+
+def _wants_greedy(doc: Doc) -> bool:
+    """Only lighteval's own metrics look at whether a choice is what greedy decoding writes."""
+    return not (doc.specific and doc.specific.get("prepared"))

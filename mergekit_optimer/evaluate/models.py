@@ -1,0 +1,84 @@
+"""A model folder -> a model ready to be scored, and what to call it when memory gives out on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mergekit_optimer.errors import InfrastructureError, TaskError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_model(
+    model_dir: Path, device: str, trust_remote_code: bool = False, dtype: torch.dtype | None = None
+) -> torch.nn.Module:
+    """Load a causal language model for scoring, from safetensors only.
+
+    Args:
+        model_dir: Local model folder.
+        device: Where to put it ("cpu", "cuda:0").
+        trust_remote_code: Whether code in the folder may run.
+        dtype: None keeps the dtype it is stored in.
+
+    Raises:
+        TaskError: The folder holds no model that can be loaded.
+        InfrastructureError: It does not fit into memory.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    with memory_named(f"loading {model_dir.name}"), _no_progress_bar():
+        try:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(model_dir),
+                dtype="auto" if dtype is None else dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TaskError(f"{model_dir} cannot be loaded as a causal language model: {reason}") from error
+        if missing := sorted(found["missing_keys"]):
+            # transformers fills them with random numbers and only warns.
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise TaskError(f"{model_dir} lacks the weights {missing[0]}{more}; write the model again.")
+        loaded: torch.nn.Module = model.to(device).eval()
+    return loaded
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """A bar per loaded model would bury the line per trial."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def memory_named(work: str) -> Iterator[None]:
+    """Turn running out of memory, and a device that fails, into an InfrastructureError: no fault of the model."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise InfrastructureError(f"Memory ran out while {work}; give fewer tokens a batch.") from error
+    except torch.AcceleratorError as error:
+        raise InfrastructureError(f"The device failed while {work}: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:
+        # The allocator of the CPU has no error class of its own.
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise InfrastructureError(f"Memory ran out while {work}; give fewer tokens a batch.") from error

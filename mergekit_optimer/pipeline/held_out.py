@@ -1,0 +1,144 @@
+"""The held-out comparison: winner and every baseline, made, scored once, kept per sample. The last stage with a model.
+
+Baselines: base_model, single/<vector>, uniform_average and sum are weight vectors; ties and dare_linear are stock
+mergekit methods over the checkpoints at uniform weights; data_mixture is a checkpoint of its own, where trained.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mergekit_optimer.errors import MergeError
+from mergekit_optimer.merge import merge_to_folder, merge_yaml, stock_yaml
+from mergekit_optimer.pipeline.job import MIXTURE, Job
+from mergekit_optimer.pipeline.stages import MergeAndScorer, dev_tasks, held_out_tasks
+from mergekit_optimer.recipe import Recipe
+from mergekit_optimer.runs import TEMPORARY, RunDir, content_hash, read_json, write_json
+from mergekit_optimer.scores import TaskScores
+from mergekit_optimer.search import warm_start_weights
+from mergekit_optimer.vectors import model_fingerprint
+
+log = logging.getLogger(__name__)
+
+# A maker puts a model under the given path and returns the folder to score (which may lie elsewhere).
+Maker = Callable[[Path], Path]
+
+
+def compare_held_out(job: Job) -> None:
+    """Score winner and baselines on the held-out set and write held_out.json.
+
+    A model that is scored already, with the same weights and samples, is not scored again: a killed comparison
+    goes on where it was.
+    """
+    tasks = held_out_tasks(job)
+    merger = MergeAndScorer(job, tasks)
+    identity = content_hash([job.base_fingerprint, {task.name: task.content_hash for task in tasks}])
+    known = _known(job, identity)
+    models: dict[str, Any] = {}
+    with _work_folder(job) as work:
+        makers = _makers(job, work)
+        winner = read_json(job.run.winner_path)["winner"]["weights"]
+        pool = {name: vector.files for name, vector in job.pool.vectors.items()}
+        for number, (name, maker) in enumerate(makers.items(), 1):
+            inputs = content_hash([pool, winner if name == "winner" else None, _mixture_print(job, name)])
+            if known.get(name, {}).get("inputs") == inputs:
+                models[name] = known[name]
+                log.info("held-out %d/%d  %s: scored before", number, len(makers), name)
+                continue
+            target = work / f"model-{number}"
+            measured = merger.score_folder(maker(target))
+            shutil.rmtree(target, ignore_errors=True)
+            scores = {task: one.to_json() for task, one in measured.scores.items()}
+            models[name] = {"inputs": inputs, "score_s": measured.score_s, "tasks": scores}
+            write_json(job.run.held_out_path, {"identity": identity, "models": known | models})
+            shown = "  ".join(f"{task} {one.score.value:.4f}" for task, one in measured.scores.items())
+            log.info("held-out %d/%d  %s: %s  %.1f s", number, len(makers), name, shown, measured.score_s)
+    write_json(job.run.held_out_path, {"identity": identity, "models": models})
+
+
+def score_model(recipe: Recipe, model_dir: Path, held_out: bool, device: str) -> dict[str, TaskScores]:
+    """Score any folder with the base's architecture on the recipe's dev (or held-out) tasks; keeps nothing."""
+    if not (model_dir / "config.json").is_file():
+        raise MergeError(f"{model_dir} holds no model (no config.json).")
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(recipe, RunDir(Path(folder)), device, "")
+        tasks = held_out_tasks(job) if held_out else dev_tasks(job)
+        return MergeAndScorer(job, tasks).score_folder(model_dir).scores
+
+
+def held_out_scores(job: Job) -> dict[str, dict[str, TaskScores]]:
+    """Read what ``compare_held_out`` wrote: model -> task -> scores."""
+    models = read_json(job.run.held_out_path)["models"]
+    return {
+        name: {task: TaskScores.from_json(data) for task, data in model["tasks"].items()}
+        for name, model in models.items()
+    }
+
+
+def _known(job: Job, identity: str) -> dict[str, Any]:
+    if not job.run.held_out_path.exists():
+        return {}
+    data = read_json(job.run.held_out_path)
+    return dict(data["models"]) if data["identity"] == identity else {}
+
+
+def _mixture_print(job: Job, name: str) -> str | None:
+    return model_fingerprint(job.run.checkpoint_dir(MIXTURE)) if name == MIXTURE else None
+
+
+@contextmanager
+def _work_folder(job: Job) -> Iterator[Path]:
+    """A folder for models that live for one scoring."""
+    work = Path(tempfile.mkdtemp(dir=job.run.root, prefix=f"{TEMPORARY}baselines."))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _makers(job: Job, work: Path) -> dict[str, Maker]:
+    """How to make each model that is compared, by its name."""
+    names = job.pool.names
+    makers: dict[str, Maker] = {"winner": lambda _: job.run.model_dir, "base_model": lambda _: job.base.path}
+    for name, weights in warm_start_weights(names, ["singles", "uniform_average", "sum"]).items():
+        makers[name] = partial(_merge_weights, job, weights, job.dtype)
+    if len(names) > 1:
+        for method in ("ties", "dare_linear"):
+            makers[method] = partial(_merge_stock, job, method, work)
+    if job.run.checkpoint_dir(MIXTURE).exists():
+        makers[MIXTURE] = lambda _: job.run.checkpoint_dir(MIXTURE)
+    return makers
+
+
+def _merge_weights(job: Job, weights: dict[str, float], dtype: str, target: Path) -> Path:
+    text = merge_yaml(str(job.base.path), job.ingredients(), weights, dtype)
+    return merge_to_folder(text, target, device=job.device)
+
+
+def _merge_stock(job: Job, method: str, work: Path, target: Path) -> Path:
+    checkpoints = [str(_checkpoint_over_base(job, name, work)) for name in job.pool.names]
+    text = stock_yaml(method, str(job.base.path), checkpoints, job.dtype)
+    return merge_to_folder(text, target, device=job.device, seed=job.recipe.seed)
+
+
+def _checkpoint_over_base(job: Job, name: str, work: Path) -> Path:
+    """The base plus one vector as a checkpoint, which is what stock methods take.
+
+    That is the CPT checkpoint itself; for a stored delta or a vector with its own base it is merged, in float32.
+    """
+    spec = job.recipe.pool[name]
+    checkpoint = job.checkpoint(name)
+    if checkpoint is not None and spec.base is None:
+        return checkpoint.path
+    target = work / f"single-{name}"
+    if not target.exists():
+        weights = {vector: float(vector == name) for vector in job.pool.names}
+        _merge_weights(job, weights, "float32", target)
+    return target

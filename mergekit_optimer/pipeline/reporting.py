@@ -1,0 +1,141 @@
+"""Run folder -> report.json, the terminal table and the card. Measures nothing."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mergekit_optimer.cards import render_model_card
+from mergekit_optimer.merge import merge_yaml, portable_yaml
+from mergekit_optimer.pipeline.held_out import held_out_scores
+from mergekit_optimer.pipeline.job import MIXTURE, Job
+from mergekit_optimer.pipeline.stages import trial_records
+from mergekit_optimer.report import BaseModelFacts, ReportData, RungFacts, SearchFacts, VectorFacts, build_report
+from mergekit_optimer.runs import package_versions, read_json, write_json, write_text
+from mergekit_optimer.scores import TaskScores
+from mergekit_optimer.search import TrialRecord, describe
+
+log = logging.getLogger(__name__)
+
+
+def write_report(job: Job) -> ReportData:
+    """Gather the run's numbers into report/report.json."""
+    summary = read_json(job.run.winner_path)
+    records = trial_records(job)
+    winner = next(record for record in records if record.number == summary["winner"]["number"])
+    label = job.public_label
+    ingredients = job.ingredients(label)
+    recipe, publish = job.recipe, job.recipe.publish
+    report = build_report(
+        name=recipe.name,
+        seed=recipe.seed,
+        recipe_hash=recipe.hash,
+        versions=package_versions(),
+        device=job.device,
+        dtype=job.dtype,
+        base=BaseModelFacts(job.base.label, job.base.repo, job.base.revision, job.base_fingerprint),
+        vectors=[_vector_facts(job, name, winner.weights[name]) for name in job.pool.names],
+        search=_search_facts(job, summary, winner, records),
+        dev=_dev_scores(records, winner),
+        held_out=held_out_scores(job),
+        timings=_timings(job, summary),
+        yaml=merge_yaml(label(job.base.path), ingredients, winner.weights, job.dtype),
+        portable_yaml=portable_yaml(label(job.base.path), ingredients, winner.weights, job.dtype),
+        portable_reason=None,
+        command=job.command,
+        license=publish.license,
+        language=publish.language,
+        repo=publish.repo,
+        model_dir=job.run.model_dir.relative_to(job.run.root).as_posix(),
+        card_path=job.run.card_path.relative_to(job.run.root).as_posix(),
+    )
+    write_json(job.run.report_path, report.to_json())
+    return report
+
+
+def write_card(job: Job) -> Path:
+    """Render the model card from report.json, into card/ and beside the merged model."""
+    report = ReportData.from_json(read_json(job.run.report_path))
+    write_text(job.run.card_path, render_model_card(report))
+    shutil.copyfile(job.run.card_path, job.run.model_dir / "README.md")
+    return job.run.card_path
+
+
+def _vector_facts(job: Job, name: str, weight: float) -> VectorFacts:
+    vector, spec = job.pool.vectors[name], job.recipe.pool[name]
+    source = job.checkpoint(name)
+    training = vector.training or {}
+    own_base = job.own_base(spec)
+    dataset = None
+    if spec.dataset is not None and job.recipe.train is not None:
+        dataset = str(job.recipe.train.datasets[spec.dataset])
+    return VectorFacts(
+        name=name,
+        label=job.public_label(source.path if source else job.vector_folder(name)),
+        repo=source.repo if source else None,
+        dataset=dataset,
+        weight=weight,
+        norm=vector.norm,
+        relative_norm=vector.relative_norm,
+        applied_fraction=vector.applied_fraction.get(job.dtype, {}).get("total", 1.0),
+        n_tokens=training.get("n_tokens_trained"),
+        n_steps=training.get("n_steps"),
+        learning_rate=training.get("learning_rate"),
+        own_base=own_base.label if own_base else None,
+        own_base_repo=own_base.repo if own_base else None,
+    )
+
+
+def _search_facts(job: Job, summary: dict[str, Any], winner: TrialRecord, records: list[TrialRecord]) -> SearchFacts:
+    spec = job.recipe.search
+    times = sorted((job.run.trial_dir(r.number) / "scores.json").stat().st_mtime for r in records)
+    intervals = {name: spec.interval(name) for name in job.pool.names}
+    return SearchFacts(
+        sampler=spec.sampler.name,
+        options=spec.sampler.model_dump(exclude={"name"}) if spec.sampler.name == "tpe" else {},
+        n_trials=summary["n_trials"],
+        n_collapsed=summary["n_collapsed"],
+        n_failed=summary["n_failed"],
+        rungs=tuple(RungFacts(rung.n_samples, rung.top) for rung in spec.rungs),
+        objective=describe(spec.objective),
+        intervals={name: (interval.low, interval.high) for name, interval in intervals.items()},
+        best_trial=winner.number,
+        best_value=winner.value,
+        warm_starts=tuple(record.source.removeprefix("warm_start/") for record in records if "/" in record.source),
+        started=_iso(times[0]),
+        finished=_iso(times[-1]),
+    )
+
+
+def _dev_scores(records: list[TrialRecord], winner: TrialRecord) -> dict[str, dict[str, TaskScores]]:
+    """Dev scores of the winner and of the warm starts that are baselines, under the baselines' names."""
+    scores = {"winner": winner.scores}
+    for record in records:
+        name = record.source.removeprefix("warm_start/")
+        if record.source.startswith("warm_start/") and name != "half":
+            scores["base_model" if name == "zero" else name] = record.scores
+    return scores
+
+
+def _timings(job: Job, summary: dict[str, Any]) -> dict[str, float]:
+    """Seconds by what they were spent on; training of pool and mixture apart."""
+    stages = job.run.manifest()["stages"]
+    elapsed = {name: stage["elapsed_s"] for name, stage in stages.items()}
+    held_out = read_json(job.run.held_out_path)["models"].values()
+    mixture_s = elapsed.get(f"train/{MIXTURE}", 0.0)
+    return {
+        "train_s": sum(s for name, s in elapsed.items() if name.startswith("train/")) - mixture_s,
+        "train_mixture_s": mixture_s,
+        "vectors_s": sum(s for name, s in elapsed.items() if name.startswith("vectors/")),
+        "merge_s": summary["merge_s"],
+        "score_s": summary["score_s"],
+        "held_out_score_s": sum(model["score_s"] for model in held_out),
+        "total_s": sum(elapsed.values()),
+    }
+
+
+def _iso(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,156 @@
+"""The numbers of a finished run as plain frozen data: exactly what report.json holds. No reading, no arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from mergekit_optimer.compare import Comparison
+from mergekit_optimer.scores import Score
+
+Part = Literal["dev", "held_out"]
+
+
+@dataclass(frozen=True)
+class BaseModelFacts:
+    """The base model.
+
+    Attributes:
+        label: What may be said of it in public: repo@sha, or the last part of a local path.
+        repo: Hub repository; None for a local folder.
+        revision: Commit sha; None for a local folder.
+        fingerprint: Hash of its weights.
+    """
+
+    label: str
+    repo: str | None
+    revision: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class VectorFacts:
+    """One vector of the pool and the weight that the winner gives it.
+
+    Attributes:
+        label: Where its checkpoint or delta is from: repo@sha, or a name.
+        repo: Hub repository of that; None for a local one.
+        dataset: Label of the data it was trained on; None where unknown.
+        weight: The winner's merge weight.
+        norm: Euclidean norm of the vector over all tensors.
+        relative_norm: ``norm`` over the base model's norm.
+        applied_fraction: Part of the vector that survives rounding to the output dtype.
+        n_tokens: Tokens trained on; None where it was not trained here. ``n_steps`` and ``learning_rate`` alike.
+        own_base: Label of the base model it was trained from, where that is another one.
+        own_base_repo: Its Hub repository.
+        at_bound: Whether ``weight`` lies at an end of its search interval; set by ``build_report``.
+    """
+
+    name: str
+    label: str
+    repo: str | None
+    dataset: str | None
+    weight: float
+    norm: float
+    relative_norm: float
+    applied_fraction: float
+    n_tokens: int | None = None
+    n_steps: int | None = None
+    learning_rate: float | None = None
+    own_base: str | None = None
+    own_base_repo: str | None = None
+    at_bound: Literal["low", "high"] | None = None
+
+
+@dataclass(frozen=True)
+class RungFacts:
+    """Dev samples of each task at one rung; ``top``: only the best so many trials took it, None for all."""
+
+    n_samples: int
+    top: int | None
+
+
+@dataclass(frozen=True)
+class SearchFacts:
+    """How the winner was found.
+
+    Attributes:
+        options: The sampler's options, as stated to Optuna.
+        intervals: Vector -> (low, high), the closed interval searched.
+        objective: What was maximised, in words.
+        best_value: The winner's objective at the last rung it took.
+        started: ISO 8601 time in UTC; ``finished`` alike.
+    """
+
+    sampler: str
+    options: dict[str, Any]
+    n_trials: int
+    n_collapsed: int
+    n_failed: int
+    rungs: tuple[RungFacts, ...]
+    objective: str
+    intervals: dict[str, tuple[float, float]]
+    best_trial: int
+    best_value: float
+    warm_starts: tuple[str, ...]
+    started: str
+    finished: str
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task's primary metric, its direction, and how many samples every score of it stands on."""
+
+    metric: str
+    higher_is_better: bool
+    n: int
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """One run in numbers.
+
+    Attributes:
+        dtype: Of the merged model's weights.
+        tasks: Part -> task -> facts.
+        scores: Part -> model -> task -> metric -> score. Dev scores of a task stand on the same samples for each
+            model: the longest prefix that all of them were scored on.
+        timings: Seconds by name, as ``train_s``, ``merge_s``, ``score_s``, ``total_s``.
+        yaml: merge.yaml of the winner, for mergekit with this package's method.
+        portable_yaml: The same merge for plain mergekit; None where there is none, and ``portable_reason`` says why.
+        command: The command that makes this run again.
+        repo: Hub repository the merged model is meant for; None where the recipe names none.
+        model_dir: Merged model, relative to the run folder; ``card_path`` alike. None where not written.
+    """
+
+    name: str
+    seed: int
+    recipe_hash: str
+    versions: dict[str, str]
+    device: str
+    dtype: str
+    base: BaseModelFacts
+    vectors: tuple[VectorFacts, ...]
+    search: SearchFacts
+    tasks: dict[Part, dict[str, TaskFacts]]
+    scores: dict[Part, dict[str, dict[str, dict[str, Score]]]]
+    comparison: Comparison
+    timings: dict[str, float]
+    yaml: str
+    portable_yaml: str | None
+    portable_reason: str | None
+    command: str
+    license: str
+    language: tuple[str, ...]
+    repo: str | None = None
+    model_dir: str | None = None
+    card_path: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ReportData:
+        return TypeAdapter(cls).validate_python(data)

@@ -1,0 +1,85 @@
+"""ReportData -> the sentences about it: the verdict, what the mean is, and the limits; no more than the numbers say."""
+
+from __future__ import annotations
+
+from mergekit_optimer.compare import BASE, WINNER
+from mergekit_optimer.report.data import ReportData
+from mergekit_optimer.report.numbers import format_interval, format_number, format_score, format_weight
+
+# Below this share of a vector the merged model is not the one that was searched (cf. the applied fraction).
+_WELL_APPLIED = 0.9
+
+
+def verdict_sentence(report: ReportData) -> str:
+    """Whether the winner beats the best baseline on the held-out set, with the numbers."""
+    comparison = report.comparison
+    best = comparison.best_baseline
+    numbers = (
+        f"held-out mean {format_score(comparison.means[WINNER])} against {format_score(comparison.means[best])}, "
+        f"difference {format_interval(comparison.baselines[best].mean)}"
+    )
+    if comparison.verdict == "better":
+        return f"The winner is better than the best baseline, {best}: {numbers}."
+    if comparison.verdict == "worse":
+        return f"The winner is worse than the best baseline, {best}: {numbers}. Prefer {best}."
+    return (
+        f"There is no clear difference between the winner and the best baseline, {best}: {numbers}. "
+        f"On these samples the search is not shown to have gained anything over {best}."
+    )
+
+
+def mean_sentence(report: ReportData) -> str:
+    """What the mean over tasks is, and how differences are signed."""
+    comparison = report.comparison
+    if comparison.mean_of == "scores":
+        mean = "The mean is the plain mean over the tasks."
+    else:
+        mean = (
+            f"The tasks' metrics differ, so the mean is of gains: each task's difference from {BASE} in units of "
+            f"{BASE}'s own absolute value (of 1 where that is 0), so 0.05 is 5 % better than {BASE}."
+        )
+    percent = format_number(round(100 * comparison.level))
+    return (
+        f"{mean} Differences are positive where the winner is better; in brackets the {percent} % interval of a paired "
+        f"bootstrap ({format_number(comparison.n_resamples)} resamples)."
+    )
+
+
+def limits(report: ReportData) -> list[str]:
+    """What a reader must not take from the numbers, a sentence or two each."""
+    search = report.search
+    found = [
+        f"The weights were selected on the dev set over {format_number(search.n_trials)} trials: the winner's dev "
+        "scores are optimistic, and only the held-out scores speak for it.",
+    ]
+    for vector in report.vectors:
+        low, high = search.intervals[vector.name]
+        if vector.at_bound is not None:
+            word, bound = ("lower", low) if vector.at_bound == "low" else ("upper", high)
+            found.append(
+                f"The weight of {vector.name} ({format_weight(vector.weight)}) lies at the {word} bound of its "
+                f"interval ({format_number(bound)}): a better one may lie beyond."
+            )
+        if vector.applied_fraction < _WELL_APPLIED:
+            found.append(
+                f"Rounding to {report.dtype} keeps {format_number(vector.applied_fraction)} of the vector "
+                f"{vector.name}: the stored model is not quite the one that was searched."
+            )
+    if search.n_failed:
+        found.append(f"{_trials(search.n_failed)} failed for lack of memory or a worker and told the search nothing.")
+    if search.n_collapsed:
+        found.append(f"{_trials(search.n_collapsed)} gave a collapsed model and counted with the metric's floor.")
+    for model, tasks in sorted(report.comparison.collapsed.items()):
+        found.append(f"{model} collapsed on {', '.join(tasks)} and stands there with the metric's floor.")
+    found += [
+        "The intervals cover the choice of held-out samples only: not another training run, seed or search. They are "
+        "not corrected for the number of comparisons, and the best baseline is picked by its held-out mean, which "
+        "favours it.",
+        f"Only {', '.join(report.comparison.tasks)} were measured on held-out samples. Other languages and abilities, "
+        "instruction following, bias and safety were not.",
+    ]
+    return found
+
+
+def _trials(n: int) -> str:
+    return "1 trial" if n == 1 else f"{format_number(n)} trials"

@@ -1,0 +1,265 @@
+"""The run folder: every path of a run in one place, whole files only, and which stages are done.
+
+Nothing here knows what a stage computes. Files are written beside their target and renamed, so a reader never sees
+half of one, whatever kills the writer.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergekit_optimer.errors import InfrastructureError, RunFolderError
+from mergekit_optimer.recipe import Recipe
+
+# Keys whose change keeps what a run has done: a study may be made longer, and the card may say something else.
+EXTENDABLE = ("search.n_trials", "publish")
+# Files and folders in the making start with this; what a killed process left of them is swept.
+TEMPORARY = ".tmp-"
+PACKAGES = ("mergekit-optimer", "mergekit", "torch", "transformers", "trl", "datasets", "safetensors", "optuna",
+            "huggingface_hub", "lighteval")  # fmt: skip
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file at once: a temporary neighbour, flushed to disk, then a rename. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain data as JSON at once. NaN and Inf are refused: they are no JSON and no score."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that this package wrote.
+
+    Raises:
+        RunFolderError: It is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path} is not there; run the stage that writes it first.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is damaged ({error}); delete it and run the stage that writes it.") from error
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (hex) of plain data; equal data hash equal whatever the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``target`` on success and vanishes on failure.
+
+    Raises:
+        RunFolderError: ``target`` exists: a folder used twice could keep a stale shard of an earlier model.
+        InfrastructureError: The disk is full, or cannot be written.
+    """
+    if target.exists():
+        raise RunFolderError(f"{target} exists; delete it or name another folder.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{TEMPORARY}{target.name}."))
+    try:
+        yield work
+        # Weight files are written with mode 0600 and the folder with 0700; a pool is shared.
+        os.chmod(work, 0o755)
+        for file in work.rglob("*"):
+            os.chmod(file, 0o755 if file.is_dir() else 0o644)
+        work.rename(target)
+    except BaseException as error:
+        shutil.rmtree(work, ignore_errors=True)
+        reason = _disk_problem(error)
+        if reason is None:
+            raise
+        raise InfrastructureError(
+            f"{target} cannot be written: {reason}. Make room, then run the same command again: it goes on."
+        ) from error
+
+
+def _disk_problem(error: BaseException) -> str | None:
+    """What is wrong with the disk, where that is why something failed."""
+    from safetensors import SafetensorError
+
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
+    for code in codes:
+        # safetensors writes from Rust and only keeps the system's words.
+        if isinstance(error, OSError) and error.errno == code:
+            return os.strerror(code)
+        if isinstance(error, SafetensorError) and f"os error {code})" in str(error):
+            return os.strerror(code)
+    return None
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as dotted keys; lists and empty sections stay values."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        dotted: leaf
+        for key, child in value.items()
+        for dotted, leaf in flatten(child, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run. Only these names are ever written under ``root``."""
+
+    root: Path
+
+    @property
+    def recipe_path(self) -> Path:
+        return self.root / "recipe.yaml"
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def journal_path(self) -> Path:
+        return self.root / "study.journal"
+
+    @property
+    def best_dir(self) -> Path:
+        return self.root / "best"
+
+    @property
+    def winner_path(self) -> Path:
+        return self.best_dir / "winner.json"
+
+    @property
+    def model_dir(self) -> Path:
+        return self.best_dir / "model"
+
+    @property
+    def held_out_path(self) -> Path:
+        return self.root / "held_out.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.root / "report" / "report.json"
+
+    @property
+    def card_path(self) -> Path:
+        return self.root / "card" / "README.md"
+
+    def checkpoint_dir(self, dataset: str) -> Path:
+        return self.root / "checkpoints" / dataset
+
+    def vector_dir(self, vector: str) -> Path:
+        return self.root / "vectors" / vector
+
+    def trial_dir(self, number: int) -> Path:
+        return self.root / "trials" / f"{number:04d}"
+
+    def samples_dir(self, part: str) -> Path:
+        """Folder of the prepared samples of ``dev`` or ``held_out``."""
+        return self.root / "samples" / part
+
+    def manifest(self) -> dict[str, Any]:
+        data: dict[str, Any] = read_json(self.manifest_path)
+        return data
+
+    def is_done(self, stage: str, inputs: str) -> bool:
+        """Whether a stage finished with the same inputs (a hash)."""
+        done = self.manifest()["stages"].get(stage)
+        return done is not None and done["inputs"] == inputs
+
+    def mark_done(self, stage: str, inputs: str, elapsed_s: float, **facts: Any) -> None:
+        """Record a finished stage with what it took."""
+        manifest = self.manifest()
+        manifest["stages"][stage] = {"inputs": inputs, "elapsed_s": round(elapsed_s, 3), "at": time.time(), **facts}
+        write_json(self.manifest_path, manifest)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run folder against a second driver; the kernel lets go when the process dies.
+
+        Raises:
+            RunFolderError: Another process holds it.
+        """
+        with (self.root / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunFolderError(f"{self.root} is in use by another process; wait for it or stop it.") from error
+            for left in sorted(self.root.rglob(f"{TEMPORARY}*")):
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            yield
+
+
+def open_run(root: Path, recipe: Recipe, overrides: tuple[str, ...] = (), device: str = "cpu") -> RunDir:
+    """Make a run folder, or enter one made with the same recipe.
+
+    Raises:
+        RunFolderError: The folder holds another recipe's run; the message names the keys that differ.
+    """
+    run = RunDir(root.resolve())
+    recipe_now = recipe.canonical()
+    if run.manifest_path.exists():
+        manifest = run.manifest()
+        before, now = flatten(manifest["recipe"]), flatten(recipe_now)
+        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        fixed = [key for key in changed if not key.startswith(EXTENDABLE)]
+        if fixed:
+            shown = ", ".join(f"{key} ({before.get(key)} -> {now.get(key)})" for key in fixed[:4])
+            more = f" and {len(fixed) - 4} more" if len(fixed) > 4 else ""
+            raise RunFolderError(
+                f"{run.root} was made with another recipe: {shown}{more}. "
+                "Give another --run-dir, or restore the recipe."
+            )
+        if not changed:
+            return run
+        manifest["recipe"] = recipe_now
+    elif run.root.exists() and any(run.root.iterdir()):
+        raise RunFolderError(f"{run.root} exists and is no run folder; give another --run-dir.")
+    else:
+        manifest = {"recipe": recipe_now, "created": time.time(), "stages": {}}
+    manifest |= {
+        "recipe_hash": recipe.hash,
+        "overrides": list(overrides),
+        "versions": package_versions(),
+        "device": device,
+    }
+    write_text(run.recipe_path, yaml.safe_dump(recipe_now, sort_keys=False, allow_unicode=True))
+    write_json(run.manifest_path, manifest)
+    return run

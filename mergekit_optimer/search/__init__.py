@@ -1,0 +1,21 @@
+"""The search for merge weights: objective, journal and study. Receives merge-and-score as a callable: no torch."""
+
+from mergekit_optimer.search.objective import Judgement, describe, judge, needs_base, oriented
+from mergekit_optimer.search.proposals import make_sampler, warm_start_weights
+from mergekit_optimer.search.records import Measured, MergeAndScore, SearchResult, TrialRecord
+from mergekit_optimer.search.study import Search
+
+__all__ = [
+    "Judgement",
+    "Measured",
+    "MergeAndScore",
+    "Search",
+    "SearchResult",
+    "TrialRecord",
+    "describe",
+    "judge",
+    "make_sampler",
+    "needs_base",
+    "oriented",
+    "warm_start_weights",
+]

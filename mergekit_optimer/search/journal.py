@@ -1,0 +1,115 @@
+"""The study's journal file: opened so that a kill at any moment costs at most the trials in flight."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from mergekit_optimer.errors import SearchError
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = "interrupted"
+
+
+def repair_journal(path: Path) -> None:
+    """Cut a journal at its last whole line and drop a dead process' lock; what is cut is kept beside it.
+
+    Optuna appends to a torn last line, and every later load then fails. The caller must hold the run folder.
+    """
+    path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    good = 0
+    for line in content.splitlines(keepends=True):
+        if not line.endswith(b"\n") or not _is_json(line):
+            break
+        good += len(line)
+    if good == len(content):
+        return
+    torn = path.with_name(path.name + ".torn")
+    with torn.open("ab") as file:
+        file.write(content[good:] + b"\n")
+    with path.open("r+b") as file:
+        file.truncate(good)
+    log.warning("%s ended in the middle of a line; the rest is kept in %s", path, torn)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def open_study(path: Path, name: str, identity: str) -> Any:
+    """Open or make the study in a journal file, repaired and without stale trials.
+
+    Args:
+        identity: Hash of what decides a score (recipe, pool, tasks); kept in the study.
+
+    Raises:
+        SearchError: The study was made with another identity.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    repair_journal(path)
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    known = study.user_attrs.get("identity")
+    if known is None:
+        study.set_user_attr("identity", identity)
+    elif known != identity:
+        raise SearchError(
+            f"{path} belongs to a study of other vectors, tasks or objective. Restore them, or give another --run-dir."
+        )
+    _sweep(study)
+    return study
+
+
+def _sweep(study: Any) -> None:
+    """End the trials that a killed process left RUNNING; their weights are tried again."""
+    import optuna
+
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        give_back(study, trial.number, INTERRUPTED)
+
+
+def give_back(study: Any, number: int, reason: str, attempt: int | None = None) -> None:
+    """Mark an unfinished trial FAILED with its reason; ``queue_retry`` will try its weights again.
+
+    Args:
+        attempt: Number of the coming attempt; None: as it was (an interruption is nobody's fault).
+    """
+    import optuna
+
+    frozen = study.trials[number]
+    trial = optuna.trial.Trial(study, frozen._trial_id)
+    trial.set_user_attr("reason", reason)
+    trial.set_user_attr("next_attempt", attempt or frozen.user_attrs.get("attempt", 1))
+    study.tell(number, state=optuna.trial.TrialState.FAIL)
+
+
+def queue_retry(study: Any) -> bool:
+    """Queue the weights of the first trial that was given back and not tried again; False where there is none.
+
+    A trial that died before its weights were drawn needs no retry: the next proposal is the same.
+    """
+    trials = study.get_trials(deepcopy=False)
+    retried = {trial.user_attrs.get("retry_of") for trial in trials}
+    for trial in trials:
+        params = trial.params or trial.system_attrs.get("fixed_params")
+        if "next_attempt" in trial.user_attrs and trial.number not in retried and params:
+            attributes = {"retry_of": trial.number, "attempt": trial.user_attrs["next_attempt"]}
+            source = trial.user_attrs.get("source")
+            study.enqueue_trial(params, user_attrs=attributes | ({"source": source} if source else {}))
+            return True
+    return False

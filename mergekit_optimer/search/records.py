@@ -1,0 +1,99 @@
+"""What a trial left behind: weights, scores, objective and cost, as trials/NNNN/scores.json holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mergekit_optimer.scores import MetricSamples, TaskScores
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one merge-and-score gave: scores of the asked samples and the seconds it took."""
+
+    scores: dict[str, TaskScores]
+    merge_s: float
+    score_s: float
+
+
+class MergeAndScore(Protocol):
+    """Merge at these weights and score dev samples start..stop of every task; writes merge.yaml into trial_dir."""
+
+    def __call__(self, weights: Mapping[str, float], trial_dir: Path, start: int, stop: int) -> Measured: ...
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One finished trial, as trials/NNNN/scores.json holds it.
+
+    Attributes:
+        source: "warm_start/<name>" or "sampler".
+        n_samples: Dev samples per task scored so far: the size of the last rung reached.
+        values: Objective by rung size.
+        kept: By rung size, whether the model neither collapsed nor lost more than ``keep`` allows.
+        collapsed: Tasks on which the merged model collapsed.
+    """
+
+    number: int
+    weights: dict[str, float]
+    source: str
+    n_samples: int
+    values: dict[int, float]
+    kept: dict[int, bool]
+    collapsed: list[str]
+    merge_s: float
+    score_s: float
+    scores: dict[str, TaskScores]
+
+    @property
+    def value(self) -> float:
+        """Objective at the last rung reached."""
+        return self.values[self.n_samples]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was kept at the last rung reached."""
+        return self.kept[self.n_samples]
+
+    def to_json(self) -> dict[str, Any]:
+        data = {key: value for key, value in vars(self).items() if key not in ("scores", "values", "kept")}
+        data["values"] = {str(n): value for n, value in self.values.items()}
+        data["kept"] = {str(n): kept for n, kept in self.kept.items()}
+        data["tasks"] = {name: task.to_json() for name, task in self.scores.items()}
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrialRecord:
+        fields = {key: value for key, value in data.items() if key not in ("tasks", "values", "kept")}
+        values = {int(n): float(value) for n, value in data["values"].items()}
+        kept = {int(n): bool(one) for n, one in data["kept"].items()}
+        scores = {name: TaskScores.from_json(task) for name, task in data["tasks"].items()}
+        return cls(**fields, values=values, kept=kept, scores=scores)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished study: the winner, all finished trials in order, and how many trials failed."""
+
+    winner: TrialRecord
+    trials: list[TrialRecord]
+    n_failed: int
+
+
+def append_samples(task: TaskScores, more: TaskScores | None) -> TaskScores:
+    """Join the samples of two parts of one task."""
+    if more is None:
+        return task
+    joined = {
+        name: MetricSamples(
+            s.values + more.metrics[name].values,
+            s.weights + more.metrics[name].weights,
+            s.higher_is_better,
+            s.floor,
+        )
+        for name, s in task.metrics.items()
+    }
+    return TaskScores(joined, task.primary)

@@ -1,0 +1,277 @@
+"""One distribution vector on disk: tau = theta_cpt - theta_base as a folder that mergekit can read.
+
+    model.safetensors (or shards)    tau under the base's tensor names
+    config.json, tokenizer files     copied, so that mergekit accepts the folder as a model
+    distribution_vector.json         what it belongs to, how it was trained, and the sha256 of each file
+
+The folder is no model: loaded as one it produces noise.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergekit_optimer.errors import VectorError
+from mergekit_optimer.runs import new_folder, read_json, write_json
+from mergekit_optimer.vectors.fingerprint import file_sha256, model_fingerprint, tokenizer_fingerprint
+from mergekit_optimer.vectors.tensors import INDEX, KINDS, SINGLE, TensorFolder, module_kind
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT_VERSION = 1
+RECORD = "distribution_vector.json"
+# Memory of extraction: one shard being gathered (or one tensor, where that is larger) and two tensors in hand.
+SHARD_BYTES = 1 << 30
+_COPIED = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab.json",
+           "merges.txt", "*.model", "chat_template.jinja", "added_tokens.json")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DistributionVector:
+    """The record of a vector.
+
+    Attributes:
+        name: Name in the pool.
+        base_label: What the base is called: repo@sha, or a folder's name.
+        base_fingerprint: ``model_fingerprint`` of the base that was subtracted.
+        tokenizer_fingerprint: Of the base's tokenizer, which the checkpoint's equals.
+        dtype: Storage dtype of the delta, "float32" or "bfloat16".
+        norm: Euclidean norm of tau over all parameters.
+        base_norm: Euclidean norm of the base.
+        norms: Norm of tau by module kind.
+        applied_fraction: By output dtype, then "total" and module kind: <round(theta_0 + tau) - theta_0, tau> /
+            <tau, tau>, the share of the vector that survives storage at that dtype (1 is all of it).
+        training: The training record where the checkpoint has one.
+        files: sha256 by file name.
+    """
+
+    name: str
+    base_label: str
+    base_fingerprint: str
+    tokenizer_fingerprint: str
+    dtype: str
+    norm: float
+    base_norm: float
+    norms: dict[str, float]
+    applied_fraction: dict[str, dict[str, float]]
+    training: dict[str, Any] | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def relative_norm(self) -> float:
+        return self.norm / self.base_norm if self.base_norm else math.inf
+
+
+def extract_vector(
+    name: str, checkpoint_dir: Path, base_dir: Path, out_dir: Path, base_label: str, dtype: str = "float32"
+) -> DistributionVector:
+    """Subtract a base from a CPT checkpoint and write the vector's folder.
+
+    Args:
+        dtype: Storage dtype of the delta. The difference itself is taken in float32.
+
+    Raises:
+        VectorError: Tensor names, shapes or tokenizers differ, or a value is not finite.
+        RunFolderError: ``out_dir`` exists.
+
+    Source: Ilharco et al. 2022, arXiv 2212.04089, section 2; OptiMer, arXiv 2603.28858.
+    """
+    import torch
+
+    base, checkpoint = TensorFolder(base_dir), TensorFolder(checkpoint_dir)
+    check_tensors(f"checkpoint '{name}'", checkpoint, base)
+    tokenizer = tokenizer_fingerprint(base_dir)
+    if tokenizer_fingerprint(checkpoint_dir) != tokenizer:
+        raise VectorError(
+            f"Checkpoint '{name}' has another tokenizer than its base {base_label}; its rows mean other tokens, "
+            "so it cannot be subtracted. Train it with the base's tokenizer."
+        )
+    moments = _Moments()
+    with new_folder(out_dir) as work:
+
+        def deltas() -> Iterator[tuple[str, torch.Tensor]]:
+            for tensor_name, theta in base.items():
+                tau = (checkpoint.get(tensor_name).float() - theta.float()).to(getattr(torch, dtype))
+                moments.add(f"vector '{name}'", tensor_name, theta, tau)
+                yield tensor_name, tau
+
+        _save_shards(deltas(), work)
+        _copy_model_files(base_dir, work)
+        record = checkpoint_dir / "training_record.json"
+        vector = DistributionVector(
+            name=name,
+            base_label=base_label,
+            base_fingerprint=model_fingerprint(base_dir),
+            tokenizer_fingerprint=tokenizer,
+            dtype=dtype,
+            norm=moments.norm("total"),
+            base_norm=math.sqrt(moments.base_square),
+            norms={kind: moments.norm(kind) for kind in KINDS if kind in moments.square},
+            applied_fraction=moments.applied_fraction(),
+            training=read_json(record) if record.exists() else None,
+            files={file.name: file_sha256(file) for file in sorted(work.iterdir())},
+        )
+        write_json(work / RECORD, asdict(vector))
+    return vector
+
+
+def load_vector(folder: Path) -> DistributionVector:
+    """Read a vector's record.
+
+    Raises:
+        VectorError: The folder is no distribution vector, or of a newer format.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        raise VectorError(f"{folder} holds no {RECORD}; make one with `mergekit-optimer vectors extract`.")
+    data = read_json(path)
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
+        raise VectorError(f"{path} has format {version}; this version reads {FORMAT_VERSION}. Update mergekit-optimer.")
+    try:
+        return DistributionVector(**data)
+    except TypeError as error:
+        raise VectorError(f"{path} is damaged ({error}); extract or pull the vector again.") from error
+
+
+def check_files(folder: Path, vector: DistributionVector) -> None:
+    """Compare each file of a vector with its recorded sha256.
+
+    Raises:
+        VectorError: A file is missing or differs.
+    """
+    for file, expected in sorted(vector.files.items()):
+        path = folder / file
+        if Path(file).name != file or not path.is_file():
+            raise VectorError(f"Vector '{vector.name}' lacks its file {file!r}; extract or pull it again.")
+        if file_sha256(path) != expected:
+            raise VectorError(f"{path} is not what was recorded (sha256 differs); extract or pull it again.")
+
+
+def check_tensors(what: str, found: TensorFolder, base: TensorFolder) -> None:
+    """Check that two folders hold the same tensors; a tied output layer stored twice counts once.
+
+    Raises:
+        VectorError: A tensor is missing, too many, or of another shape.
+    """
+    missing = [name for name in base.names if name not in found]
+    if missing:
+        raise VectorError(f"{_upper(what)} lacks {missing[0]} ({len(missing)} of {len(base.names)} tensors missing).")
+    extra = [name for name in found.names if name not in base and not _is_tied_copy(name, found)]
+    if extra:
+        raise VectorError(f"{_upper(what)} has {extra[0]}, which its base has not ({len(extra)} tensors too many).")
+    for name in base.names:
+        if found.shape(name) != base.shape(name):
+            raise VectorError(
+                f"{_upper(what)} has {name} of shape {found.shape(name)}, its base has {base.shape(name)}; "
+                "it belongs to another model."
+            )
+
+
+def check_finite(what: str, tensor_name: str, tensor: torch.Tensor) -> None:
+    """Raise VectorError where a tensor holds NaN or Inf."""
+    if not bool(tensor.isfinite().all()):
+        raise VectorError(f"{_upper(what)} has NaN or Inf in {tensor_name}: training diverged or a file is damaged.")
+
+
+class _Moments:
+    """Sums over all tensors, by module kind and in total, taken while the tensors stream by."""
+
+    def __init__(self) -> None:
+        self.square: dict[str, float] = {}
+        self.applied: dict[str, dict[str, float]] = {"float32": {}, "bfloat16": {}}
+        self.base_square = 0.0
+
+    def add(self, what: str, name: str, theta: torch.Tensor, tau: torch.Tensor) -> None:
+        import torch
+
+        check_finite(what, name, tau)
+        check_finite("the base", name, theta)
+        tau, theta = tau.float(), theta.float()
+        self.base_square += _dot(theta, theta)
+        square = _dot(tau, tau)
+        merged = theta + tau
+        for key in ("total", module_kind(name)):
+            self.square[key] = self.square.get(key, 0.0) + square
+            for dtype, sums in self.applied.items():
+                kept = _dot(merged.to(getattr(torch, dtype)).float() - theta, tau)
+                sums[key] = sums.get(key, 0.0) + kept
+
+    def norm(self, key: str) -> float:
+        return math.sqrt(self.square.get(key, 0.0))
+
+    def applied_fraction(self) -> dict[str, dict[str, float]]:
+        """1 where a kind did not move: nothing was lost."""
+        return {
+            dtype: {key: kept / self.square[key] if self.square[key] else 1.0 for key, kept in sums.items()}
+            for dtype, sums in self.applied.items()
+        }
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    # Blocks keep the float64 copies small; their sums are exact enough for a norm.
+    return sum(
+        float((x.double() * y.double()).sum())
+        for x, y in zip(a.reshape(-1).split(1 << 22), b.reshape(-1).split(1 << 22), strict=True)
+    )
+
+
+def _save_shards(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path) -> None:
+    """Write tensors as they come, in shards of at most SHARD_BYTES, under transformers' file names."""
+    from safetensors.torch import save_file
+
+    shards: list[list[str]] = []
+    held: dict[str, torch.Tensor] = {}
+    size = total = 0
+
+    def flush() -> None:
+        save_file({k: v.contiguous() for k, v in held.items()}, folder / f"{len(shards)}.part", {"format": "pt"})
+        shards.append(sorted(held))
+        held.clear()
+
+    for name, tensor in tensors:
+        bytes_ = tensor.numel() * tensor.element_size()
+        if held and size + bytes_ > SHARD_BYTES:
+            flush()
+            size = 0
+        held[name] = tensor
+        size, total = size + bytes_, total + bytes_
+    flush()
+    if len(shards) == 1:
+        (folder / "0.part").rename(folder / SINGLE)
+        return
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards):
+        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        (folder / f"{number}.part").rename(folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    (folder / INDEX).write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1, sort_keys=True)
+    )
+
+
+def _copy_model_files(source: Path, target: Path) -> None:
+    for pattern in _COPIED:
+        for file in source.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, target / file.name)
+
+
+def _is_tied_copy(name: str, folder: TensorFolder) -> bool:
+    """Whether an output layer is the input embedding stored a second time, as some savers do for tied models."""
+    if not name.endswith(("lm_head.weight", "embed_out.weight")):
+        return False
+    embeddings = [n for n in folder.names if n.endswith(("embed_tokens.weight", "wte.weight", "embed_in.weight"))]
+    return any(folder.shape(n) == folder.shape(name) and folder.get(n).equal(folder.get(name)) for n in embeddings)
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]

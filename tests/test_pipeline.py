@@ -1,0 +1,222 @@
+"""The whole pipeline on micro settings: what a user finds in the run folder, and that a second run changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from conftest import write_micro_recipe
+
+from mergekit_optimer.cli import cli
+from mergekit_optimer.vectors import TensorFolder
+
+MODELS = {
+    "winner",
+    "base_model",
+    "single/ja",
+    "single/math",
+    "uniform_average",
+    "sum",
+    "ties",
+    "dare_linear",
+    "data_mixture",
+}
+
+
+def call(*words: Any) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.fixture(scope="session")
+def finished_once(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished micro recipe."""
+    folder = tmp_path_factory.mktemp("finished")
+    recipe = write_micro_recipe(folder / "study", base_dir)
+    result = call("run", recipe, "--run-dir", folder / "run", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+@pytest.fixture
+def finished(finished_once: Path, tmp_path: Path) -> Path:
+    """A copy of that run; a run folder can be moved."""
+    return Path(shutil.copytree(finished_once, tmp_path / "run"))
+
+
+def report_of(run: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((run / "report/report.json").read_text())
+    return data
+
+
+def test_a_run_makes_everything_it_promises(finished: Path, micro_recipe: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    report = report_of(finished)
+    assert set(report["scores"]["held_out"]) == MODELS
+    assert set(report["comparison"]["baselines"]) == MODELS - {"winner"}
+    for tasks in report["scores"]["held_out"].values():
+        assert {task: facts["bits_per_byte"]["n"] for task, facts in tasks.items()} == {"en": 10, "ja": 10, "math": 10}
+    assert {"train_s", "merge_s", "score_s", "total_s"} <= set(report["timings"])
+
+    model = AutoModelForCausalLM.from_pretrained(finished / "best/model")
+    tokenizer = AutoTokenizer.from_pretrained(finished / "best/model")
+    assert model(**tokenizer("Tom has 3 apples.", return_tensors="pt")).logits.isfinite().all()
+
+    card = (finished / "card/README.md").read_text()
+    assert card == (finished / "best/model/README.md").read_text()
+    assert "- mergekit-optimer" in card
+    assert str(finished) not in card
+    assert str(micro_recipe.parent) not in card
+    assert len(list((finished / "trials").glob("*/scores.json"))) == 6
+    assert not list((finished / "trials").glob("*/model"))
+    assert not [path for path in finished.rglob("*") if path.name.startswith(".tmp-")]
+
+    # The winner's weights give the winner's tensors.
+    weights = {vector["name"]: vector["weight"] for vector in report["vectors"]}
+    merged, base = TensorFolder(finished / "best/model"), TensorFolder(micro_recipe.parent / "base")
+    for name, theta in base.items():
+        shift = sum(w * TensorFolder(finished / "vectors" / v).get(name).double() for v, w in weights.items())
+        assert torch.allclose(merged.get(name).double(), theta.double() + shift, rtol=1e-5, atol=1e-7)
+
+    # Held-out samples were never among what the search scored.
+    dev = {line for path in (finished / "samples/dev").rglob("*.jsonl") for line in path.read_text().splitlines()}
+    held_out = {line for p in (finished / "samples/held_out").rglob("*.jsonl") for line in p.read_text().splitlines()}
+    assert dev
+    assert held_out
+    assert not dev & held_out
+
+
+def test_a_second_run_skips_every_stage_and_changes_no_number(
+    finished: Path, micro_recipe: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*.json") if path.name != "manifest.json"}
+    model = (finished / "best/model/model.safetensors").stat().st_mtime_ns
+    caplog.clear()
+    result = call("run", micro_recipe, "--run-dir", finished, "--device", "cpu", "--json")
+    assert result.exit_code == 0
+    skipped = [message for message in caplog.messages if "nothing changed" in message]
+    assert [line.partition(":")[0] for line in skipped] == [
+        "train/ja",
+        "train/math",
+        "train/data_mixture",
+        "vectors/ja",
+        "vectors/math",
+        "search",
+        "merge_winner",
+        "compare",
+    ]
+    assert {path: path.read_bytes() for path in before} == before
+    assert (finished / "best/model/model.safetensors").stat().st_mtime_ns == model
+
+
+def test_a_longer_study_goes_on_in_the_same_folder(finished: Path, micro_recipe: Path) -> None:
+    first = (finished / "trials/0003/scores.json").stat().st_mtime_ns
+    result = call("run", micro_recipe, "--run-dir", finished, "--device", "cpu", "--set", "search.n_trials=8")
+    assert result.exit_code == 0
+    assert report_of(finished)["search"]["n_trials"] == 8
+    assert (finished / "trials/0003/scores.json").stat().st_mtime_ns == first
+
+
+def test_the_stages_run_alone_one_after_the_other(micro_recipe: Path, tmp_path: Path) -> None:
+    options = (micro_recipe, "--run-dir", tmp_path / "run", "--device", "cpu")
+    early = call_error("search", *options)
+    assert "run `mergekit-optimer train`" in early
+    for words in (("train",), ("vectors", "extract"), ("search",), ("compare",)):
+        result = call(*words, *options)
+        assert result.exit_code == 0, result.output
+    shown = json.loads(call("vectors", "show", *options, "--json").stdout)
+    assert set(shown["vectors"]) == {"ja", "math"}
+    assert "ja" in call("vectors", "show", *options).stdout
+    assert json.loads(call("report", *options, "--json").stdout) == report_of(tmp_path / "run")
+    assert call("card", *options).stdout.strip() == str(tmp_path / "run/card/README.md")
+
+    scores = call("evaluate", micro_recipe, tmp_path / "run/best/model", "--held-out", "--json", "--device", "cpu")
+    found = json.loads(scores.stdout)["ja"]["metrics"]["bits_per_byte"]["values"]
+    kept = json.loads((tmp_path / "run/held_out.json").read_text())["models"]["winner"]["tasks"]["ja"]
+    assert found == pytest.approx(kept["metrics"]["bits_per_byte"]["values"])
+
+    out = tmp_path / "merged"
+    merged = call("merge", micro_recipe, out, "--run-dir", tmp_path / "run", "--weight", "ja=0.5", "--portable",
+                  tmp_path / "plain.yaml")  # fmt: skip
+    assert merged.exit_code == 0, merged.output
+    assert call("merge", tmp_path / "plain.yaml", tmp_path / "plain", "--out-shard-size", "1B").exit_code == 0
+    for name, tensor in TensorFolder(out).items():
+        assert torch.allclose(TensorFolder(tmp_path / "plain").get(name), tensor, rtol=1e-5, atol=2e-7)
+
+
+def call_error(*words: Any) -> str:
+    """Run a command that must end with a known error; returns its sentence."""
+    from mergekit_optimer.errors import OptimerError
+
+    with pytest.raises(OptimerError) as caught:
+        call(*words)
+    return str(caught.value)
+
+
+def test_a_changed_recipe_in_a_run_folder_is_refused(micro_recipe: Path, tmp_path: Path) -> None:
+    assert call("train", micro_recipe, "--run-dir", tmp_path / "run", "--dataset", "ja").exit_code == 0
+    sentence = call_error("train", micro_recipe, "--run-dir", tmp_path / "run", "--set", "train.defaults.max_steps=5")
+    assert "train.defaults.max_steps (4 -> 5)" in sentence
+    assert "--run-dir" in sentence
+
+
+def test_what_dev_and_held_out_share_is_refused_before_any_work(micro_recipe: Path, tmp_path: Path) -> None:
+    data = micro_recipe.parent / "data"
+    leaked = (data / "ja.dev.jsonl").read_text().splitlines()[2]
+    with (data / "ja.held_out.jsonl").open("a") as file:
+        file.write(leaked + "\n")
+    assert "ja" in call_error("run", micro_recipe, "--run-dir", tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_vectors_from_elsewhere_need_no_training(finished: Path, micro_recipe: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load(micro_recipe.read_text())
+    del recipe["train"]
+    recipe["name"] = "from-elsewhere"
+    shutil.copytree(finished / "vectors/ja", micro_recipe.parent / "dv-ja")
+    recipe["vectors"] = {
+        "ja": {"delta": {"path": "dv-ja"}},
+        "math": {"checkpoint": {"path": str(finished / "checkpoints/math")}, "dtype": "bfloat16"},
+    }
+    other = micro_recipe.with_name("other.yaml")
+    other.write_text(yaml.safe_dump(recipe))
+    result = call("run", other, "--run-dir", tmp_path / "other", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert set(report_of(tmp_path / "other")["scores"]["held_out"]) == MODELS - {"data_mixture"}
+
+
+def test_a_vector_of_another_base_is_refused_before_the_first_trial(
+    finished: Path, micro_recipe: Path, tiny_model: Any, tmp_path: Path
+) -> None:
+    recipe = yaml.safe_load(micro_recipe.read_text())
+    del recipe["train"]
+    recipe["base_model"] = {"path": str(tiny_model("another", seed=5))}
+    recipe["vectors"] = {"ja": {"delta": {"path": str(finished / "vectors/ja")}}}
+    other = micro_recipe.with_name("other.yaml")
+    other.write_text(yaml.safe_dump(recipe))
+    assert "'ja' was made from base" in call_error("run", other, "--run-dir", tmp_path / "other")
+    assert not (tmp_path / "other/trials").exists()
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gemma3_text", "gpt2"])
+def test_other_architectures_run_with_no_change_of_code(
+    arch: str, micro_recipe: Path, tiny_model: Any, tmp_path: Path
+) -> None:
+    other = tiny_model(f"pipeline-{arch}", arch=arch)
+    words = ["run", micro_recipe, "--run-dir", tmp_path / arch, "--device", "cpu"]
+    for setting in (
+        f"base_model.path={other}",
+        "search.n_trials=2",
+        "train.mixture=null",
+        "train.defaults.max_steps=2",
+    ):
+        words += ["--set", setting]
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    assert set(report_of(tmp_path / arch)["scores"]["held_out"]) == MODELS - {"data_mixture"}

@@ -1,0 +1,202 @@
+"""The recipe: every problem in one message, with its dotted path and what to write instead."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mergekit_optimer.errors import RecipeError, RunFolderError
+from mergekit_optimer.recipe import Recipe, load_recipe
+from mergekit_optimer.runs import RunDir, new_folder, open_run, read_json, write_json, write_text
+
+GOOD: dict[str, Any] = {
+    "name": "demo",
+    "base_model": {"path": "base"},
+    "train": {
+        "defaults": {"max_length": 256, "learning_rate": 1.0e-3},
+        "datasets": {"ja": {"path": "ja.jsonl", "learning_rate": 5.0e-4}, "math": {"repo": "org/math"}},
+    },
+    "search": {"objective": {"mean": ["ja"]}},
+    "tasks": {"ja": {"kind": "text", "path": "dev.jsonl"}},
+    "held_out": {"ja": {"kind": "text", "path": "held_out.jsonl"}},
+}
+
+
+def problems(tmp_path: Path, change: dict[str, Any] | str, *overrides: str) -> list[str]:
+    """Load a recipe that must be wrong; returns its problems."""
+    path = tmp_path / "recipe.yaml"
+    if isinstance(change, str):
+        path.write_text(change)
+    else:
+        path.write_text(yaml.safe_dump(merged(GOOD, change)))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return caught.value.problems
+
+
+def merged(data: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    out = copy.deepcopy(data)
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(out.get(key), dict):
+            out[key] = merged(out[key], value)
+        else:
+            out[key] = value
+    return out
+
+
+def load(tmp_path: Path, change: dict[str, Any] | None = None, *overrides: str) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(merged(GOOD, change or {})))
+    return load_recipe(path, overrides)
+
+
+def test_omitted_vectors_mean_one_per_dataset(tmp_path: Path) -> None:
+    assert {name: spec.dataset for name, spec in load(tmp_path).pool.items()} == {"ja": "ja", "math": "math"}
+
+
+def test_the_defaults_are_the_papers_rungs(tmp_path: Path) -> None:
+    rungs = load(tmp_path).search.rungs
+    assert [(rung.n_samples, rung.top) for rung in rungs] == [(100, None), (300, 3)]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"serch": {}}, "serch: unknown key; did you mean search?"),
+        ({"tasks": {"ja": {"text_feld": "x"}}}, "tasks.ja.text_feld: unknown key; did you mean text_field?"),
+        ({"search": {"n_trials": 0}}, "search.n_trials: input should be greater than 0 (found 0)"),
+        ({"search": {"weights": {"low": 1.0, "high": 0.5}}}, "search.weights: low (1.0) must be below high (0.5)"),
+        (
+            {"search": {"weights": {"ja": {"low": 0.0, "high": 1.0}}}},
+            "intervals for ['ja'], vectors are ['ja', 'math']",
+        ),
+        ({"search": {"objective": {"mean": ["zh"]}}}, "search.objective: zh not in tasks (ja)"),
+        ({"search": {"rungs": [{"n_samples": 9}, {"n_samples": 5, "top": 1}]}}, "n_samples must grow"),
+        ({"search": {"weights": {"low": "1e-5", "high": 1.0}}}, "'1e-5' is text in YAML; write 1e-05 as a number"),
+        ({"train": {"defaults": {"learning_rate": "1e-3"}}}, "learning_rate: '1e-3' is text in YAML; write 0.001"),
+        ({"train": {"defaults": {"save_strategy": False}}}, "YAML reads yes, no, on and off as true or false"),
+        ({"train": {"defaults": {"lerning_rate": 1.0}}}, "lerning_rate is not an option of TRL's SFTConfig"),
+        ({"train": {"defaults": {"hub_token": "hf_x"}}}, "hub_token cannot be set here"),
+        ({"publish": {"language": [False]}}, "publish.language.0: YAML reads yes, no, on and off"),
+        ({"base_model": {"repo": "org/base"}}, "base_model: give either path or repo"),
+        ({"base_model": {"revision": "abc"}}, "revision belongs to repo"),
+        ({"vectors": {"it": {}}}, "vectors.it: give exactly one of dataset, checkpoint, delta"),
+        ({"vectors": {"it": {"dataset": "zh"}}}, "vectors.it: dataset 'zh' is not in train.datasets"),
+        ({"vectors": {"../../etc": {"dataset": "ja"}}}, "string should match pattern"),
+        ({"name": "../other"}, "name: string should match pattern"),
+        ({"train": {"mixture": {"shares": {"zh": 1.0}}}}, "mixture.shares names unknown datasets: zh"),
+        ({"tasks": {"ja": {"kind": "txt"}}}, "tasks.ja: "),
+        ({"seed": -1}, "seed: "),
+    ],
+)
+def test_a_problem_is_named_with_its_place(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    found = problems(tmp_path, change)
+    assert any(problem in line for line in found), found
+
+
+def test_all_problems_come_at_once(tmp_path: Path) -> None:
+    found = problems(tmp_path, {"serch": {}, "search": {"n_trials": 0}, "seed": "x", "held_out": None})
+    assert [line.partition(":")[0] for line in found] == ["held_out", "search.n_trials", "seed", "serch"]
+
+
+def test_a_missing_key_is_said(tmp_path: Path) -> None:
+    assert "base_model: missing" in problems(tmp_path, "name: x\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("name: [", "is not YAML"),
+        ("- a\n", "is not a mapping"),
+        ("name: a\nname: b\n", "the key 'name' stands twice"),
+        ("name: !!python/object/apply:os.system ['true']\n", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+    assert any(problem in line for line in problems(tmp_path, text))
+
+
+def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read: No such file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_recipe_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_bytes("name: ä".encode("latin-1"))
+    with pytest.raises(RecipeError, match="is not UTF-8 text: byte 6"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_an_override_goes_before_the_recipe(tmp_path: Path) -> None:
+    recipe = load(tmp_path, None, "search.n_trials=20", "train.datasets.ja.learning_rate=2.0e-4", "publish.repo=a/b")
+    assert recipe.search.n_trials == 20
+    assert recipe.train is not None
+    assert recipe.train.datasets["ja"].sft_options == {"learning_rate": 2.0e-4}
+    assert recipe.publish.repo == "a/b"
+
+
+@pytest.mark.parametrize("override", ["search.n_trials", "=3", "name.x=3", "search.n_trials=["])
+def test_an_override_that_makes_no_sense_is_refused(tmp_path: Path, override: str) -> None:
+    assert problems(tmp_path, {}, override)
+
+
+def test_the_hash_knows_content_not_place_or_writing(tmp_path: Path) -> None:
+    first = load(tmp_path)
+    (tmp_path / "sub").mkdir()
+    text = "# a comment\n" + yaml.safe_dump(dict(reversed(list(GOOD.items()))), sort_keys=False)
+    (tmp_path / "sub/other.yaml").write_text(text)
+    assert load_recipe(tmp_path / "sub/other.yaml").hash == first.hash
+    assert load(tmp_path, {"seed": 1}).hash != first.hash
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    assert load(tmp_path).resolve("data/x") == tmp_path / "data/x"
+
+
+def test_a_run_folder_of_another_recipe_is_refused_and_the_change_named(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", load(tmp_path))
+    with pytest.raises(RunFolderError, match=r"seed \(0 -> 7\)"):
+        open_run(tmp_path / "run", load(tmp_path, {"seed": 7}))
+    open_run(tmp_path / "run", load(tmp_path, {"search": {"n_trials": 200}}))
+    assert read_json(tmp_path / "run/manifest.json")["recipe"]["search"]["n_trials"] == 200
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    recipe = load(tmp_path)
+    with pytest.raises(RunFolderError, match="is no run folder"):
+        open_run(tmp_path, recipe)
+
+
+def test_two_drivers_cannot_hold_one_run(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", load(tmp_path))
+    with run.locked(), pytest.raises(RunFolderError, match="in use by another process"), run.locked():
+        pass
+    (run.root / "vectors").mkdir()
+    (run.root / "vectors/.tmp-ja.x").mkdir()
+    with run.locked():
+        assert not list(run.root.rglob(".tmp-*"))
+
+
+def test_files_and_folders_are_whole_or_not_there(tmp_path: Path) -> None:
+    write_text(tmp_path / "a/b.txt", "one")
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(tmp_path / "a/b.txt", float("nan"))
+    assert (tmp_path / "a/b.txt").read_text() == "one"
+
+    def half_written() -> None:
+        with new_folder(tmp_path / "model") as work:
+            (work / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half_written()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_only_run_folder_names_are_used(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert run.trial_dir(7) == tmp_path / "trials/0007"

@@ -1,0 +1,291 @@
+"""The study: what it proposes, what it survives, and how it picks the winner. Scored by a known function, no model."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergekit_optimer.errors import InfrastructureError, SearchError
+from mergekit_optimer.recipe import Objective, Recipe
+from mergekit_optimer.runs import RunDir, read_json
+from mergekit_optimer.scores import MetricSamples, TaskScores
+from mergekit_optimer.search import Measured, Search, TrialRecord, judge, warm_start_weights
+from mergekit_optimer.search.objective import describe
+
+VECTORS = ["code", "ja", "math"]
+OPTIMUM = {"code": 0.7, "ja": 0.5, "math": -0.2}
+
+
+def recipe(**search: Any) -> Recipe:
+    section = {"n_trials": 12, "objective": {"mean": ["dev"]}, "rungs": [{"n_samples": 20}]} | search
+    task = {"kind": "text", "path": "dev.jsonl"}
+    return Recipe.model_validate(
+        {
+            "name": "study",
+            "seed": 5,
+            "base_model": {"path": "base"},
+            "vectors": {name: {"checkpoint": {"path": name}} for name in VECTORS},
+            "search": section,
+            "tasks": {"dev": task, "en": task},
+            "held_out": {"dev": {"kind": "text", "path": "held_out.jsonl"}},
+        }
+    )
+
+
+def bits(weights: Mapping[str, float], sample: int, task: str = "dev") -> float:
+    """Bits per byte of one sample: a bowl around the optimum; "en" only loses with the sum of weights."""
+    distance = math.fsum((weights[name] - OPTIMUM[name]) ** 2 for name in VECTORS)
+    if task == "en":
+        return 1.0 + 0.1 * max(0.0, sum(weights.values())) + 0.01 * (sample % 5)
+    return 2.0 + distance + 0.1 * math.sin(sample)
+
+
+class Bowl:
+    """Stands in for merge-and-score; counts its calls and breaks when told to."""
+
+    def __init__(self, spoil: Callable[[int, Mapping[str, float]], float | None] = lambda _n, _w: None) -> None:
+        self.asked: list[tuple[dict[str, float], int, int]] = []
+        self._spoil = spoil
+
+    def __call__(self, weights: Mapping[str, float], trial_dir: Path, start: int, stop: int) -> Measured:
+        self.asked.append((dict(weights), start, stop))
+        value = self._spoil(len(self.asked), weights)
+        trial_dir.mkdir(parents=True, exist_ok=True)
+        scores = {}
+        for task in ("dev", "en"):
+            values = tuple(bits(weights, i, task) if value is None else value for i in range(start, stop))
+            samples = MetricSamples(values, (1.0,) * len(values), higher_is_better=False, floor=8.0)
+            scores[task] = TaskScores({"bits_per_byte": samples}, "bits_per_byte")
+        return Measured(scores, 0.1, 0.2)
+
+
+def make(tmp_path: Path, bowl: Bowl, **search: Any) -> Search:
+    return Search(recipe(**search), RunDir(tmp_path / "run"), VECTORS, "identity", bowl)
+
+
+def trail(records: list[TrialRecord]) -> list[tuple[dict[str, float], float]]:
+    return [(record.weights, record.value) for record in records]
+
+
+def test_warm_starts_come_first_and_count_as_trials(tmp_path: Path) -> None:
+    result = make(tmp_path, Bowl()).run()
+    assert [record.source for record in result.trials[:6]] == [
+        "warm_start/zero",
+        "warm_start/uniform_average",
+        "warm_start/half",
+        "warm_start/single/code",
+        "warm_start/single/ja",
+        "warm_start/single/math",
+    ]
+    assert len(result.trials) == 12
+    assert result.trials[6].source == "sampler"
+
+
+def test_equal_warm_starts_are_tried_once() -> None:
+    assert list(warm_start_weights(["only"], ["uniform_average", "sum", "singles", "zero"])) == [
+        "uniform_average",
+        "zero",
+    ]
+
+
+def test_the_search_improves_on_its_warm_starts(tmp_path: Path) -> None:
+    result = make(tmp_path, Bowl(), n_trials=40).run()
+    best_warm = max(record.value for record in result.trials[:6])
+    assert result.winner.value > best_warm
+    assert result.winner.value == max(record.value for record in result.trials)
+
+
+def test_the_same_seed_gives_the_same_study(tmp_path: Path) -> None:
+    first = make(tmp_path / "a", Bowl(), n_trials=15).run()
+    second = make(tmp_path / "b", Bowl(), n_trials=15).run()
+    assert trail(first.trials) == trail(second.trials)
+
+
+def test_an_interrupted_study_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole", Bowl(), n_trials=16).run()
+
+    def stop_at(n: int) -> Callable[[int, Mapping[str, float]], None]:
+        def spoil(call: int, _weights: Mapping[str, float]) -> None:
+            if call == n:
+                raise KeyboardInterrupt
+
+        return spoil
+
+    for n in (3, 9, 2):
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "parts", Bowl(stop_at(n)), n_trials=16).run()
+    assert trail(make(tmp_path / "parts", Bowl(), n_trials=16).run().trials) == trail(whole.trials)
+
+
+def test_a_longer_study_continues_the_shorter(tmp_path: Path) -> None:
+    make(tmp_path, Bowl(), n_trials=8).run()
+    bowl = Bowl()
+    longer = make(tmp_path, bowl, n_trials=14).run()
+    assert len(bowl.asked) == 6
+    assert trail(longer.trials) == trail(make(tmp_path / "whole", Bowl(), n_trials=14).run().trials)
+
+
+def test_a_collapsed_model_gets_the_floor_and_its_mark(tmp_path: Path) -> None:
+    nan_at_four = Bowl(lambda call, _w: math.nan if call == 4 else None)
+    result = make(tmp_path, nan_at_four).run()
+    fallen = result.trials[3]
+    assert fallen.collapsed == ["dev", "en"]
+    assert fallen.value == -8.0
+    assert json.loads((tmp_path / "run/trials/0003/scores.json").read_text())["collapsed"] == ["dev", "en"]
+    assert result.winner.number != 3
+
+
+def test_an_infrastructure_error_is_failed_with_its_reason_and_tried_again(tmp_path: Path) -> None:
+    def spoil(call: int, _weights: Mapping[str, float]) -> None:
+        if call in (8, 9):
+            raise InfrastructureError("Out of memory while merging.")
+
+    search = make(tmp_path, Bowl(spoil))
+    result = search.run()
+    assert len(result.trials) == 12
+    assert result.n_failed == 0
+    assert trail(result.trials) == trail(make(tmp_path / "calm", Bowl()).run().trials)
+    journal = (tmp_path / "run/study.journal").read_text()
+    assert "InfrastructureError: Out of memory while merging." in journal
+
+
+def test_weights_that_fail_three_times_are_given_up(tmp_path: Path) -> None:
+    def spoil(_call: int, weights: Mapping[str, float]) -> None:
+        if weights == {"code": 0.5, "ja": 0.5, "math": 0.5}:
+            raise InfrastructureError("Out of memory.")
+
+    bowl = Bowl(spoil)
+    result = make(tmp_path, bowl).run()
+    assert result.n_failed == 1
+    assert len(result.trials) == 11
+    assert sum(weights["code"] == weights["ja"] == weights["math"] == 0.5 for weights, _, _ in bowl.asked) == 3
+
+
+def test_when_every_trial_fails_the_command_fails(tmp_path: Path) -> None:
+    def spoil(_call: int, _weights: Mapping[str, float]) -> None:
+        raise InfrastructureError("The disk is full.")
+
+    with pytest.raises(SearchError, match=r"All 3 trials failed; the first reason: .*The disk is full"):
+        make(tmp_path, Bowl(spoil), n_trials=3).run()
+
+
+def test_a_bug_is_not_taken_for_a_failed_trial(tmp_path: Path) -> None:
+    def spoil(_call: int, _weights: Mapping[str, float]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path, Bowl(spoil)).run()
+
+
+def test_a_torn_journal_is_repaired_and_the_study_goes_on(tmp_path: Path) -> None:
+    make(tmp_path, Bowl(), n_trials=7).run()
+    journal = tmp_path / "run/study.journal"
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 5, "worker_id": "x", "tri')
+    result = make(tmp_path, Bowl(), n_trials=10).run()
+    assert len(result.trials) == 10
+    assert (tmp_path / "run/study.journal.torn").read_bytes().startswith(b'{"op_code": 5')
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_search import Bowl, make
+def spoil(call, weights):
+    if call == {n}:
+        os.kill(os.getpid(), 9)
+make(Path({path!r}), Bowl(spoil), n_trials=12).run()
+"""
+
+
+def test_kill_9_loses_at_most_the_trial_in_flight(tmp_path: Path) -> None:
+    script = KILLED.format(tests=str(Path(__file__).parent), n=9, path=str(tmp_path))
+    process = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    assert process.returncode == -9, process.stderr.decode()
+    bowl = Bowl()
+    result = make(tmp_path, bowl, n_trials=12).run()
+    assert len(bowl.asked) == 4
+    assert trail(result.trials) == trail(make(tmp_path / "whole", Bowl(), n_trials=12).run().trials)
+
+
+def test_a_study_of_other_vectors_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, Bowl(), n_trials=2).run()
+    with pytest.raises(SearchError, match="other vectors, tasks or objective"):
+        Search(recipe(), RunDir(tmp_path / "run"), VECTORS, "another", Bowl())
+
+
+def test_only_the_best_climb_and_only_new_samples_are_scored(tmp_path: Path) -> None:
+    bowl = Bowl()
+    result = make(tmp_path, bowl, rungs=[{"n_samples": 20}, {"n_samples": 60, "top": 3}]).run()
+    later = [(weights, start, stop) for weights, start, stop in bowl.asked if stop == 60]
+    best = sorted(result.trials, key=lambda record: -record.values[20])[:3]
+    assert [weights for weights, _, _ in later] == [record.weights for record in best]
+    assert {(start, stop) for _, start, stop in later} == {(20, 60)}
+    assert result.winner.n_samples == 60
+    samples = result.winner.scores["dev"].metrics["bits_per_byte"]
+    assert samples.values == pytest.approx([bits(result.winner.weights, i) for i in range(60)])
+
+
+def test_a_finished_study_asks_for_nothing_again(tmp_path: Path) -> None:
+    rungs = [{"n_samples": 20}, {"n_samples": 60, "top": 3}]
+
+    def worse_later(call: int, _weights: Mapping[str, float]) -> float | None:
+        return 6.0 if call > 12 else None
+
+    # Trials that climb fall behind those that did not; a restart must not take the next best in their place.
+    first = make(tmp_path, Bowl(worse_later), rungs=rungs).run()
+    bowl = Bowl()
+    assert make(tmp_path, bowl, rungs=rungs).run().winner == first.winner
+    assert bowl.asked == []
+
+
+def test_what_loses_more_than_keep_allows_cannot_win(tmp_path: Path) -> None:
+    free = make(tmp_path / "free", Bowl(), n_trials=30).run().winner
+    assert bits(free.weights, 0, "en") > 1.02
+    kept = make(tmp_path / "kept", Bowl(), n_trials=30, objective={"mean": ["dev"], "keep": {"en": 0.02}}).run().winner
+    base = sum(bits(dict.fromkeys(VECTORS, 0.0), i, "en") for i in range(20))
+    assert sum(bits(kept.weights, i, "en") for i in range(20)) <= 1.02 * base
+
+
+def test_gain_over_base_is_relative_and_positive_is_better(tmp_path: Path) -> None:
+    result = make(tmp_path, Bowl(), objective={"mean": ["dev"], "gain_over_base": True}).run()
+    zero = result.trials[0]
+    assert zero.value == 0.0
+    winner, base = (record.scores["dev"].score.value for record in (result.winner, zero))
+    assert result.winner.value == pytest.approx((base - winner) / base)
+
+
+def test_a_task_that_was_not_scored_is_an_error() -> None:
+    with pytest.raises(SearchError, match="wants zh, which was not scored"):
+        judge(Objective(mean=["zh"]), {})
+
+
+def test_an_objective_is_said_in_words() -> None:
+    objective = Objective(weighted={"ja": 1.0, "math": 0.5}, gain_over_base=True, keep={"en": 0.01})
+    assert describe(objective) == (
+        "1 x ja + 0.5 x math, each as its relative gain over the base model; "
+        "rejected where a task loses more than allowed (en at most 1 %)"
+    )
+
+
+def test_a_trial_is_a_line_that_a_person_can_follow(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="mergekit_optimer")
+    make(tmp_path, Bowl(), n_trials=2).run()
+    line = caplog.messages[-1]
+    assert line.startswith("trial 2/2  dev -")
+    assert " best " in line
+    assert "left" in line
+    assert "ja=+0.33" in line
+
+
+def test_scores_json_can_be_read_back_whole(tmp_path: Path) -> None:
+    record = make(tmp_path, Bowl(), n_trials=1).run().winner
+    assert TrialRecord.from_json(read_json(tmp_path / "run/trials/0000/scores.json")) == record

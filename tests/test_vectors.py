@@ -1,0 +1,249 @@
+"""Distribution vectors: the right difference, and every wrong input refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_tokenizer
+from safetensors.torch import load_file, save_file
+
+from mergekit_optimer.errors import RunFolderError, VectorError
+from mergekit_optimer.vectors import (
+    TensorFolder,
+    cosines,
+    extract_vector,
+    load_pool,
+    load_vector,
+    model_fingerprint,
+    module_kind,
+    vector,
+)
+
+Maker = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def checkpoint_dir(tiny_model: Maker) -> Path:
+    return tiny_model("cpt", seed=1)
+
+
+@pytest.fixture
+def vector_dir(checkpoint_dir: Path, base_dir: Path, tmp_path: Path) -> Path:
+    extract_vector("ja", checkpoint_dir, base_dir, tmp_path / "ja", "org/base@abc")
+    return tmp_path / "ja"
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    return Path(shutil.copytree(folder, target))
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_a_vector_is_the_checkpoint_minus_the_base(vector_dir: Path, checkpoint_dir: Path, base_dir: Path) -> None:
+    base, checkpoint = TensorFolder(base_dir), TensorFolder(checkpoint_dir)
+    tau = TensorFolder(vector_dir)
+    assert tau.names == base.names
+    for name, tensor in tau.items():
+        assert torch.equal(tensor, checkpoint.get(name) - base.get(name))
+
+
+def test_the_record_holds_norm_hashes_and_what_survives_storage(vector_dir: Path) -> None:
+    record = load_vector(vector_dir)
+    squares = sum(float((t.double() ** 2).sum()) for _, t in TensorFolder(vector_dir).items())
+    assert record.norm == pytest.approx(squares**0.5, rel=1e-9)
+    assert record.norm**2 == pytest.approx(sum(norm**2 for norm in record.norms.values()), rel=1e-9)
+    assert record.applied_fraction["float32"]["total"] == pytest.approx(1.0, abs=1e-6)
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(record.files)
+    assert record.base_label == "org/base@abc"
+
+
+def test_a_small_vector_is_reported_lost_in_bfloat16(base_dir: Path, tmp_path: Path) -> None:
+    nearly = copy_of(base_dir, tmp_path / "nearly")
+    torch.manual_seed(0)
+
+    def nudge(tensors: dict[str, torch.Tensor]) -> None:
+        for tensor in tensors.values():
+            tensor.add_(tensor * 1e-3 * torch.randn_like(tensor))
+
+    change_tensors(nearly, nudge)
+    record = extract_vector("small", nearly, base_dir, tmp_path / "small", "base")
+    assert record.applied_fraction["bfloat16"]["total"] < 0.9
+    assert record.applied_fraction["float32"]["total"] > 0.999
+
+
+def test_a_bfloat16_delta_keeps_its_precision_relative_to_itself(
+    checkpoint_dir: Path, base_dir: Path, tmp_path: Path
+) -> None:
+    extract_vector("ja", checkpoint_dir, base_dir, tmp_path / "ja", "base", dtype="bfloat16")
+    exact = TensorFolder(checkpoint_dir).get("model.norm.weight") - TensorFolder(base_dir).get("model.norm.weight")
+    stored = TensorFolder(tmp_path / "ja")
+    assert stored.get("model.norm.weight").dtype == torch.bfloat16
+    assert torch.allclose(stored.get("model.norm.weight").float(), exact, rtol=2**-8)
+
+
+def test_shards_hold_the_same_vector_as_one_file(
+    checkpoint_dir: Path, base_dir: Path, vector_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector, "SHARD_BYTES", 20_000)
+    extract_vector("ja", checkpoint_dir, base_dir, tmp_path / "sharded", "base")
+    assert len(list((tmp_path / "sharded").glob("model-*-of-*.safetensors"))) > 2
+    assert model_fingerprint(tmp_path / "sharded") == model_fingerprint(vector_dir)
+
+
+def test_a_sharded_checkpoint_gives_the_same_vector(
+    checkpoint_dir: Path, base_dir: Path, vector_dir: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    sharded = copy_of(checkpoint_dir, tmp_path / "sharded")
+    (sharded / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(checkpoint_dir).save_pretrained(sharded, max_shard_size="40KB")
+    assert (sharded / "model.safetensors.index.json").exists()
+    extract_vector("ja", sharded, base_dir, tmp_path / "ja2", "base")
+    assert model_fingerprint(tmp_path / "ja2") == model_fingerprint(vector_dir)
+
+
+def test_a_tied_output_layer_stored_twice_counts_once(checkpoint_dir: Path, base_dir: Path, tmp_path: Path) -> None:
+    twice = copy_of(checkpoint_dir, tmp_path / "twice")
+    change_tensors(twice, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
+    extract_vector("ja", twice, base_dir, tmp_path / "ja", "base")
+    assert "lm_head.weight" not in TensorFolder(tmp_path / "ja")
+
+
+def test_a_pool_is_checked_and_its_cosines_are_right(base_dir: Path, tiny_model: Maker, tmp_path: Path) -> None:
+    folders = {}
+    for name, seed in (("b", 3), ("a", 2)):
+        extract_vector(name, tiny_model(name, seed=seed), base_dir, tmp_path / name, "base")
+        folders[name] = tmp_path / name
+    pool = load_pool(base_dir, folders)
+    assert pool.names == ["a", "b"]
+    flat = [torch.cat([t.double().reshape(-1) for _, t in TensorFolder(folders[n]).items()]) for n in ("a", "b")]
+    expected = float(torch.nn.functional.cosine_similarity(flat[0], flat[1], dim=0))
+    found = cosines(pool)
+    assert found["total"]["a"]["b"] == pytest.approx(expected, abs=1e-9)
+    assert found["total"]["a"]["a"] == pytest.approx(1.0)
+    assert found["norms"]["a"]["b"] == pytest.approx(found["norms"]["b"]["a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("model.embed_tokens.weight", "embeddings"),
+        ("lm_head.weight", "embeddings"),
+        ("model.layers.0.self_attn.q_proj.weight", "attention"),
+        ("model.layers.0.self_attn.q_norm.weight", "norms"),
+        ("model.layers.0.post_attention_layernorm.weight", "norms"),
+        ("model.layers.0.mlp.up_proj.weight", "mlp"),
+        ("transformer.h.0.ln_1.weight", "norms"),
+        ("transformer.h.0.attn.c_attn.bias", "attention"),
+    ],
+)
+def test_tensors_are_sorted_by_module_kind(name: str, kind: str) -> None:
+    assert module_kind(name) == kind
+
+
+def test_a_vector_of_another_base_is_refused(vector_dir: Path, tiny_model: Maker) -> None:
+    other = tiny_model("other", seed=9)
+    with pytest.raises(VectorError, match=r"'ja' was made from org/base@abc .* but the base model here is other"):
+        load_pool(other, {"ja": vector_dir})
+    assert load_pool(other, {"ja": vector_dir}, frozenset({"ja"})).names == ["ja"]
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(checkpoint_dir: Path, base_dir: Path, tmp_path: Path) -> None:
+    other = copy_of(checkpoint_dir, tmp_path / "other")
+    data = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = data["model"]["vocab"]
+    first, second = sorted(vocabulary, key=vocabulary.get)[300:302]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(VectorError, match="another tokenizer"):
+        extract_vector("ja", other, base_dir, tmp_path / "ja", "base")
+    assert not (tmp_path / "ja").exists()
+
+
+def test_another_shape_is_refused(tiny_model: Maker, base_dir: Path, tmp_path: Path) -> None:
+    wide = tiny_model("wide", intermediate_size=64)
+    with pytest.raises(VectorError, match=r"mlp.down_proj.weight of shape \(32, 64\), its base has \(32, 48\)"):
+        extract_vector("wide", wide, base_dir, tmp_path / "wide-dv", "base")
+
+
+def test_a_missing_tensor_is_refused(checkpoint_dir: Path, base_dir: Path, tmp_path: Path) -> None:
+    short = copy_of(checkpoint_dir, tmp_path / "short")
+    change_tensors(short, lambda t: t.pop("model.norm.weight"))
+    with pytest.raises(VectorError, match=r"lacks model.norm.weight"):
+        extract_vector("ja", short, base_dir, tmp_path / "ja", "base")
+
+
+def test_a_tensor_too_many_is_refused(checkpoint_dir: Path, base_dir: Path, tmp_path: Path) -> None:
+    long = copy_of(checkpoint_dir, tmp_path / "long")
+    change_tensors(long, lambda t: t.update({"model.extra.weight": torch.zeros(2)}))
+    with pytest.raises(VectorError, match=r"has model.extra.weight, which its base has not"):
+        extract_vector("ja", long, base_dir, tmp_path / "ja", "base")
+
+
+def test_a_truncated_file_is_refused(checkpoint_dir: Path, base_dir: Path, tmp_path: Path) -> None:
+    torn = copy_of(checkpoint_dir, tmp_path / "torn")
+    content = (torn / "model.safetensors").read_bytes()
+    (torn / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(VectorError, match="truncated"):
+        extract_vector("ja", torn, base_dir, tmp_path / "ja", "base")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_and_inf_are_refused(checkpoint_dir: Path, base_dir: Path, tmp_path: Path, bad: float) -> None:
+    broken = copy_of(checkpoint_dir, tmp_path / "broken")
+    change_tensors(broken, lambda t: t["model.norm.weight"].__setitem__(3, bad))
+    with pytest.raises(VectorError, match=r"NaN or Inf in model.norm.weight"):
+        extract_vector("ja", broken, base_dir, tmp_path / "ja", "base")
+    assert not (tmp_path / "ja").exists()
+
+
+def test_a_changed_vector_file_is_noticed(vector_dir: Path, base_dir: Path) -> None:
+    change_tensors(vector_dir, lambda t: t["model.norm.weight"].add_(1.0))
+    with pytest.raises(VectorError, match="sha256 differs"):
+        load_pool(base_dir, {"ja": vector_dir})
+
+
+def test_an_existing_folder_is_left_alone(checkpoint_dir: Path, base_dir: Path, vector_dir: Path) -> None:
+    before = (vector_dir / "distribution_vector.json").read_text()
+    with pytest.raises(RunFolderError, match="exists"):
+        extract_vector("ja", checkpoint_dir, base_dir, vector_dir, "base")
+    assert (vector_dir / "distribution_vector.json").read_text() == before
+
+
+def test_pickled_weights_are_refused(base_dir: Path, tmp_path: Path) -> None:
+    folder = copy_of(base_dir, tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(VectorError, match="only pickled weights"):
+        TensorFolder(folder)
+
+
+def test_an_index_cannot_lead_out_of_its_folder(base_dir: Path, tmp_path: Path) -> None:
+    folder = copy_of(base_dir, tmp_path / "sly")
+    index = {"weight_map": {"model.norm.weight": "../base/model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(VectorError, match="points outside its folder"):
+        TensorFolder(folder)
+
+
+def test_a_newer_format_is_refused(vector_dir: Path, base_dir: Path) -> None:
+    path = vector_dir / "distribution_vector.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(VectorError, match=r"has format 2; this version reads 1"):
+        load_pool(base_dir, {"ja": vector_dir})
+
+
+def test_a_vector_without_eos_tokenizer_still_compares(base_dir: Path, tmp_path: Path) -> None:
+    other = copy_of(base_dir, tmp_path / "no-eos")
+    make_tokenizer(other, eos=False)
+    with pytest.raises(VectorError, match="another tokenizer"):
+        extract_vector("ja", other, base_dir, tmp_path / "ja", "base")
