@@ -169,8 +169,8 @@ def test_texts_that_differ_in_white_space_hash_alike() -> None:
 
 
 def test_a_text_in_dev_and_held_out_is_named_with_both_tasks() -> None:
-    check_disjoint({"ja": ["a"]}, {"ja": ["b"]})
-    with pytest.raises(DataError, match=r"'math' shares 1 text .* 'ja' \(\"shared text\"\)"):
-        check_disjoint({"ja": ["x", "shared  text"]}, {"en": ["y"], "math": ["shared text\n", "z"]})
+    check_disjoint({"dev task 'ja'": ["a"]}, {"ja": ["b"]})
+    with pytest.raises(DataError, match=r"'math' shares 1 text with dev task 'ja' \(\"shared text\"\)"):
+        check_disjoint({"dev task 'ja'": ["x", "shared  text"]}, {"en": ["y"], "math": ["shared text\n", "z"]})
     with pytest.raises(DataError, match=r"xxx\.\.\.\""):
         check_disjoint({"ja": ["x" * 100]}, {"ja": ["x" * 100]})

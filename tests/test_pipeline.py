@@ -166,12 +166,16 @@ def test_a_changed_recipe_in_a_run_folder_is_refused(micro_recipe: Path, tmp_pat
     assert "--run-dir" in sentence
 
 
-def test_what_dev_and_held_out_share_is_refused_before_any_work(micro_recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("part", "what"), [("dev", "dev task 'ja'"), ("train", "dataset 'ja'")])
+def test_what_held_out_shares_with_dev_or_training_is_refused_before_any_work(
+    micro_recipe: Path, tmp_path: Path, part: str, what: str
+) -> None:
     data = micro_recipe.parent / "data"
-    leaked = (data / "ja.dev.jsonl").read_text().splitlines()[2]
+    leaked = (data / f"ja.{part}.jsonl").read_text().splitlines()[2]
     with (data / "ja.held_out.jsonl").open("a") as file:
         file.write(leaked + "\n")
-    assert "ja" in call_error("run", micro_recipe, "--run-dir", tmp_path / "run")
+    sentence = call_error("run", micro_recipe, "--run-dir", tmp_path / "run")
+    assert f"Held-out task 'ja' shares 1 text with {what}" in sentence
     assert not (tmp_path / "run/checkpoints").exists()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,26 +105,26 @@ def text_hashes(texts: Iterable[str]) -> set[str]:
     return {_text_hash(text) for text in texts}
 
 
-def check_disjoint(dev: dict[str, list[str]], held_out: dict[str, list[str]]) -> None:
-    """Refuse a held-out set that the search would have seen.
+def check_disjoint(seen: Mapping[str, Iterable[str]], held_out: Mapping[str, Iterable[str]]) -> None:
+    """Refuse a held-out set that training or the search would have seen.
 
     Args:
-        dev: Texts of each dev task.
+        seen: Texts by what they are for, as "dev task 'ja'"; read once, in turn.
         held_out: Texts of each held-out task.
 
     Raises:
-        DataError: A text stands on both sides; the message names the tasks, the count and the first such text.
+        DataError: A text stands on both sides; the message names both, the count and the first such text.
     """
-    owner = {hashed: name for name in sorted(dev) for hashed in text_hashes(dev[name])}
-    for name in sorted(held_out):
-        shared = [text for text in held_out[name] if _text_hash(text) in owner]
+    owner = {_text_hash(text): name for name in sorted(held_out) for text in held_out[name]}
+    for what in sorted(seen):
+        shared = [text for text in seen[what] if _text_hash(text) in owner]
         if shared:
             first = " ".join(shared[0].split())
             shown = first if len(first) <= 60 else first[:57] + "..."
             texts = "1 text" if len(shared) == 1 else f"{len(shared)} texts"
             raise DataError(
-                f"Held-out task '{name}' shares {texts} with the dev tasks, first with '{owner[_text_hash(shared[0])]}'"
-                f' ("{shown}"); take them out of one side, or the held-out score is not honest.'
+                f"Held-out task '{owner[_text_hash(shared[0])]}' shares {texts} with {what} (\"{shown}\"); "
+                "take them out of one side, or the held-out score is not honest."
             )
 
 

@@ -125,16 +125,16 @@ def _timings(job: Job, summary: dict[str, Any]) -> dict[str, float]:
     stages = job.run.manifest()["stages"]
     elapsed = {name: stage["elapsed_s"] for name, stage in stages.items()}
     held_out = read_json(job.run.held_out_path)["models"].values()
-    mixture_s = elapsed.get(f"train/{MIXTURE}", 0.0)
-    return {
-        "train_s": sum(s for name, s in elapsed.items() if name.startswith("train/")) - mixture_s,
-        "train_mixture_s": mixture_s,
-        "vectors_s": sum(s for name, s in elapsed.items() if name.startswith("vectors/")),
+    trained = {name.partition("/")[2]: seconds for name, seconds in elapsed.items() if name.startswith("train/")}
+    timings = {
+        "train_s": sum(seconds for name, seconds in trained.items() if name != MIXTURE),
+        "vectors_s": sum(seconds for name, seconds in elapsed.items() if name.startswith("vectors/")),
         "merge_s": summary["merge_s"],
         "score_s": summary["score_s"],
         "held_out_score_s": sum(model["score_s"] for model in held_out),
         "total_s": sum(elapsed.values()),
     }
+    return timings | ({"train_mixture_s": trained[MIXTURE]} if MIXTURE in trained else {})
 
 
 def _iso(timestamp: float) -> str:

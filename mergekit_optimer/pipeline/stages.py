@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def check_inputs(job: Job) -> None:
-    """Check everything that can be wrong before any work: base, data, tasks, and that dev and held-out are apart.
+    """Check what can be wrong before any work: base, data, tasks, and that held-out is apart from dev and training.
 
     Raises:
         OptimerError: What is wrong, in a sentence.
@@ -33,13 +33,15 @@ def check_inputs(job: Job) -> None:
     if job.tokenizer.eos_token is None:
         raise TaskError(f"The tokenizer of {job.base.label} has no EOS token; set one and save the base again.")
     log.info("base model %s: %s, fingerprint %s", job.base.label, job.dtype, job.base_fingerprint[:12])
+    seen: dict[str, Iterable[str]] = {
+        f"dev task '{name}'": sample_texts(spec, recipe) for name, spec in recipe.tasks.items()
+    }
     if recipe.train:
-        for name, spec in sorted(recipe.train.datasets.items()):
-            corpus = corpora.read_corpus(spec, recipe)
+        for name, dataset in sorted(recipe.train.datasets.items()):
+            corpus = corpora.read_corpus(dataset, recipe)
             log.info("dataset %s: %d documents, %d bytes", name, corpus.n_documents, corpus.size_bytes)
-    dev = {name: sample_texts(spec, recipe) for name, spec in recipe.tasks.items()}
-    held_out = {name: sample_texts(spec, recipe) for name, spec in recipe.held_out.items()}
-    corpora.check_disjoint(dev, held_out)
+            seen[f"dataset '{name}'"] = corpus.dataset["text"]
+    corpora.check_disjoint(seen, {name: sample_texts(spec, recipe) for name, spec in recipe.held_out.items()})
 
 
 def train_pool(job: Job, datasets: list[str] | None = None, mixture: bool | None = None) -> None:
