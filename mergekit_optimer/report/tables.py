@@ -132,7 +132,7 @@ def search_table(report: ReportData) -> Table:
             ("warm starts among them", ", ".join(search.warm_starts) or "none"),
             ("dev samples", rungs),
             ("best trial", f"#{search.best_trial}"),
-            ("its objective on dev", format_number(search.best_value)),
+            ("its objective on dev, lower-is-better tasks negated", format_number(search.best_value)),
             ("seed", str(report.seed)),
             ("started", search.started),
             ("finished", search.finished),
