@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tokenizer
+from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file, save_file
 
 from mergekit_optimer.errors import RunFolderError, VectorError
@@ -21,7 +23,7 @@ from mergekit_optimer.vectors import (
     load_vector,
     model_fingerprint,
     module_kind,
-    vector,
+    stream,
 )
 
 Maker = Callable[..., Path]
@@ -93,10 +95,57 @@ def test_a_bfloat16_delta_keeps_its_precision_relative_to_itself(
 def test_shards_hold_the_same_vector_as_one_file(
     checkpoint_dir: Path, base_dir: Path, vector_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vector, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(stream, "SHARD_BYTES", 20_000)
     extract_vector("ja", checkpoint_dir, base_dir, tmp_path / "sharded", "base")
     assert len(list((tmp_path / "sharded").glob("model-*-of-*.safetensors"))) > 2
     assert model_fingerprint(tmp_path / "sharded") == model_fingerprint(vector_dir)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_streamed_file_has_the_bytes_of_the_library(tmp_path: Path, dtype: torch.dtype) -> None:
+    shapes = {"b.weight": (3, 5), "a.bias": (7,), "重み": ()}
+    tensors = {name: torch.randn(shape).to(dtype) for name, shape in shapes.items()}
+    save_file(tensors, tmp_path / "library.safetensors", {"format": "pt"})
+    stream.write_tensors(iter(sorted(tensors.items())), shapes, str(dtype).removeprefix("torch."), tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "library.safetensors").read_bytes()
+
+
+EXTRACT = """
+import sys, threading
+from pathlib import Path
+from mergekit_optimer.vectors import extract_vector
+
+def anonymous_kb():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+def watch():
+    while not done.wait(0.001):
+        seen.append(anonymous_kb())
+
+cpt, base, warm, out = map(Path, sys.argv[1:])
+extract_vector("warm", cpt.with_name("small-cpt"), cpt.with_name("small-base"), warm, "base")
+done, seen = threading.Event(), [anonymous_kb()]
+watcher = threading.Thread(target=watch)
+watcher.start()
+extract_vector("big", cpt, base, out, "base")
+done.set()
+watcher.join()
+print(max(seen) - seen[0])
+"""
+
+
+def test_extraction_holds_tensors_not_models(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24, "head_dim": 64}
+    for seed, name in enumerate(("base", "cpt")):
+        make_model(tmp_path / f"small-{name}", seed=seed)
+        make_model(tmp_path / name, seed=seed, **sizes)
+    model_kb = (tmp_path / "base/model.safetensors").stat().st_size // 1024
+    words = [str(tmp_path / name) for name in ("cpt", "base", "warm", "out")]
+    run = subprocess.run([sys.executable, "-c", EXTRACT, *words], capture_output=True, text=True, check=True)
+    assert model_kb > 80_000
+    # The largest tensor has 1 MiB; float64 sums for the norms take some blocks of it.
+    assert int(run.stdout) < model_kb // 4
 
 
 def test_a_sharded_checkpoint_gives_the_same_vector(

@@ -9,7 +9,6 @@ The folder is no model: loaded as one it produces noise.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -20,15 +19,14 @@ from typing import TYPE_CHECKING, Any
 from mergekit_optimer.errors import VectorError
 from mergekit_optimer.runs import new_folder, read_json, write_json
 from mergekit_optimer.vectors.fingerprint import file_sha256, model_fingerprint, tokenizer_fingerprint
-from mergekit_optimer.vectors.tensors import INDEX, KINDS, SINGLE, TensorFolder, module_kind
+from mergekit_optimer.vectors.stream import write_tensors
+from mergekit_optimer.vectors.tensors import KINDS, TensorFolder, module_kind
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT_VERSION = 1
 RECORD = "distribution_vector.json"
-# Memory of extraction: one shard being gathered (or one tensor, where that is larger) and two tensors in hand.
-SHARD_BYTES = 1 << 30
 _COPIED = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab.json",
            "merges.txt", "*.model", "chat_template.jinja", "added_tokens.json")  # fmt: skip
 
@@ -73,7 +71,9 @@ class DistributionVector:
 def extract_vector(
     name: str, checkpoint_dir: Path, base_dir: Path, out_dir: Path, base_label: str, dtype: str = "float32"
 ) -> DistributionVector:
-    """Subtract a base from a CPT checkpoint and write the vector's folder.
+    """Subtract a base from a CPT checkpoint and write the vector's folder, tensor by tensor.
+
+    Memory: the largest tensor of base and checkpoint and their difference, whatever the models' size.
 
     Args:
         dtype: Storage dtype of the delta. The difference itself is taken in float32.
@@ -103,7 +103,7 @@ def extract_vector(
                 moments.add(f"vector '{name}'", tensor_name, theta, tau)
                 yield tensor_name, tau
 
-        _save_shards(deltas(), work)
+        write_tensors(deltas(), {name: base.shape(name) for name in base.names}, dtype, work)
         _copy_model_files(base_dir, work)
         record = checkpoint_dir / "training_record.json"
         vector = DistributionVector(
@@ -221,40 +221,6 @@ def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
     return sum(
         float((x.double() * y.double()).sum())
         for x, y in zip(a.reshape(-1).split(1 << 22), b.reshape(-1).split(1 << 22), strict=True)
-    )
-
-
-def _save_shards(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path) -> None:
-    """Write tensors as they come, in shards of at most SHARD_BYTES, under transformers' file names."""
-    from safetensors.torch import save_file
-
-    shards: list[list[str]] = []
-    held: dict[str, torch.Tensor] = {}
-    size = total = 0
-
-    def flush() -> None:
-        save_file({k: v.contiguous() for k, v in held.items()}, folder / f"{len(shards)}.part", {"format": "pt"})
-        shards.append(sorted(held))
-        held.clear()
-
-    for name, tensor in tensors:
-        bytes_ = tensor.numel() * tensor.element_size()
-        if held and size + bytes_ > SHARD_BYTES:
-            flush()
-            size = 0
-        held[name] = tensor
-        size, total = size + bytes_, total + bytes_
-    flush()
-    if len(shards) == 1:
-        (folder / "0.part").rename(folder / SINGLE)
-        return
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"{number}.part").rename(folder / file)
-        weight_map |= dict.fromkeys(names, file)
-    (folder / INDEX).write_text(
-        json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1, sort_keys=True)
     )
 
 
