@@ -144,8 +144,9 @@ def test_extraction_holds_tensors_not_models(tmp_path: Path) -> None:
     words = [str(tmp_path / name) for name in ("cpt", "base", "warm", "out")]
     run = subprocess.run([sys.executable, "-c", EXTRACT, *words], capture_output=True, text=True, check=True)
     assert model_kb > 80_000
-    # The largest tensor has 1 MiB; float64 sums for the norms take some blocks of it.
-    assert int(run.stdout) < model_kb // 4
+    # The largest tensor has 1 MiB; a second load of the tokenizers and float64 sums take their part, a delta held would
+    # take all of a model.
+    assert int(run.stdout) < model_kb // 2
 
 
 def test_a_sharded_checkpoint_gives_the_same_vector(

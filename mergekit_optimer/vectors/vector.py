@@ -220,7 +220,7 @@ def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
     # Blocks keep the float64 copies small; their sums are exact enough for a norm.
     return sum(
         float((x.double() * y.double()).sum())
-        for x, y in zip(a.reshape(-1).split(1 << 22), b.reshape(-1).split(1 << 22), strict=True)
+        for x, y in zip(a.reshape(-1).split(1 << 20), b.reshape(-1).split(1 << 20), strict=True)
     )
 
 
