@@ -8,9 +8,11 @@
     ├── VectorError               a distribution vector does not fit its base model, or is damaged
     ├── TrainError                continual pre-training cannot start or gave an unusable checkpoint
     ├── MergeError                a merge was refused, or its result is not what was asked for
+    │   └── NotFiniteError        the merged tensors hold NaN or Inf; in a search that is a collapsed model
     ├── TaskError                 a task cannot be scored with this model
     ├── SearchError               the study cannot go on
-    └── InfrastructureError       memory, disk or a worker gave out: the trial is FAILED and tried again
+    └── InfrastructureError       memory or a worker gave out: the trial is FAILED and tried again
+        └── DiskError             the disk is full or cannot be written: everything stops and can go on later
 
 The command line turns an OptimerError into its sentence and exit status 1; anything else is a bug and keeps its
 traceback. A merged model that produces nonsense is no error: it is a result (see ``evaluate.collapsed``).
@@ -55,6 +57,10 @@ class MergeError(OptimerError):
     """A merge was refused."""
 
 
+class NotFiniteError(MergeError):
+    """The merged tensors hold NaN or Inf: the weights are too large for the output's dtype."""
+
+
 class TaskError(OptimerError):
     """A task cannot be scored."""
 
@@ -65,3 +71,7 @@ class SearchError(OptimerError):
 
 class InfrastructureError(OptimerError):
     """The machine, not the merged model, failed."""
+
+
+class DiskError(InfrastructureError):
+    """Nothing can be written."""

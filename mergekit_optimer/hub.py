@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mergekit_optimer.errors import HubError
-from mergekit_optimer.recipe import Recipe, Source
+from mergekit_optimer.recipe import ModelSource, Recipe, Source
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,14 @@ def locate(source: Source, recipe: Recipe, kind: Literal["model", "dataset"]) ->
             )
         return Located(path)
     assert source.repo is not None
-    return _fetch(source.repo, source.revision, kind)
+    patterns = None
+    if kind == "model":
+        code = ["*.py"] if isinstance(source, ModelSource) and source.trust_remote_code else []
+        patterns = [*MODEL_FILES, *code]
+    return _fetch(source.repo, source.revision, kind, patterns)
 
 
-def _fetch(repo: str, revision: str | None, kind: Literal["model", "dataset"]) -> Located:
+def _fetch(repo: str, revision: str | None, kind: Literal["model", "dataset"], patterns: list[str] | None) -> Located:
     import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -74,7 +78,6 @@ def _fetch(repo: str, revision: str | None, kind: Literal["model", "dataset"]) -
 
     name = f"{repo}@{revision}" if revision else repo
     log.info("fetching %s %s", kind, name)
-    patterns = list(MODEL_FILES) if kind == "model" else None
     try:
         folder = snapshot_download(repo, revision=revision, repo_type=kind, allow_patterns=patterns)
     except GatedRepoError as error:

@@ -84,6 +84,6 @@ def _is_the_checkpoint(base: torch.Tensor, terms: Sequence[Term]) -> torch.Tenso
     In float32 that sum may miss the checkpoint by a rounding of the difference.
     """
     live = [term for term in terms if term.weight != 0.0]
-    if len(live) == 1 and live[0].weight == 1.0 and live[0].reference is base:
-        return live[0].tensor
-    return None
+    if len(live) != 1 or live[0].weight != 1.0 or live[0].tensor.dtype != base.dtype:
+        return None
+    return live[0].tensor if live[0].reference is base else None

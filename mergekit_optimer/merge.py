@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from mergekit_optimer.errors import InfrastructureError, MergeError
+from mergekit_optimer.errors import MergeError, NotFiniteError, OptimerError
+from mergekit_optimer.machine import disk_problem, memory_named
 from mergekit_optimer.method import METHOD, check_parameters, register
 from mergekit_optimer.runs import new_folder
 from mergekit_optimer.vectors import TensorFolder
@@ -21,14 +22,17 @@ from mergekit_optimer.vectors import TensorFolder
 log = logging.getLogger(__name__)
 
 
+Label = Callable[[str], str]
+
+
 @dataclass(frozen=True)
 class Ingredient:
-    """A vector as mergekit is to read it.
+    """A vector as mergekit is to read it, by paths.
 
     Attributes:
-        delta: Folder (or label, for a card) that holds tau.
-        checkpoint: Folder or label of theta_i, where there is one: the portable twin prefers it.
-        base: Folder or label of the checkpoint's own base B_i; None where it is the destination's base.
+        delta: Folder that holds tau.
+        checkpoint: Folder of theta_i, where there is one: the portable twin prefers it.
+        base: Folder of the checkpoint's own base B_i; None where it is the destination's base.
     """
 
     delta: str
@@ -36,8 +40,13 @@ class Ingredient:
     base: str | None = None
 
 
-def merge_yaml(base: str, vectors: Mapping[str, Ingredient], weights: Mapping[str, float], out_dtype: str) -> str:
+def merge_yaml(
+    base: str, vectors: Mapping[str, Ingredient], weights: Mapping[str, float], out_dtype: str, label: Label = str
+) -> str:
     """Return the configuration of theta_0 + sum_i w_i tau_i for ``distribution_arithmetic``, vectors in name order.
+
+    Args:
+        label: What the configuration calls a folder; its path where omitted.
 
     Raises:
         MergeError: Weights and vectors do not name the same things, or a weight is not finite.
@@ -45,15 +54,17 @@ def merge_yaml(base: str, vectors: Mapping[str, Ingredient], weights: Mapping[st
     _check_weights(vectors, weights)
     models = [
         {
-            "model": vectors[name].delta,
+            "model": label(vectors[name].delta),
             "parameters": {"weight": float(weights[name]), "kind": "delta", "name": name},
         }
         for name in sorted(vectors)
     ]
-    return _dump({"merge_method": METHOD, "base_model": base, "out_dtype": out_dtype, "models": models})
+    return _dump({"merge_method": METHOD, "base_model": label(base), "out_dtype": out_dtype, "models": models})
 
 
-def portable_yaml(base: str, vectors: Mapping[str, Ingredient], weights: Mapping[str, float], out_dtype: str) -> str:
+def portable_yaml(
+    base: str, vectors: Mapping[str, Ingredient], weights: Mapping[str, float], out_dtype: str, label: Label = str
+) -> str:
     """Return a configuration of the same merge for plain mergekit, without this package.
 
     Where every vector has its checkpoint: ``task_arithmetic`` over checkpoints, an own base B_i entering with weight
@@ -64,21 +75,24 @@ def portable_yaml(base: str, vectors: Mapping[str, Ingredient], weights: Mapping
         MergeError: As merge_yaml.
     """
     _check_weights(vectors, weights)
+    # mergekit takes a folder once, so what stands for several vectors is summed by its path.
     sums: dict[str, float] = {}
+    plain = all(vector.checkpoint is not None for vector in vectors.values())
     for name in sorted(vectors):
         vector, weight = vectors[name], float(weights[name])
         source = vector.checkpoint or vector.delta
         sums[source] = sums.get(source, 0.0) + weight
-        if vector.checkpoint is not None and vector.base is not None:
-            sums[vector.base] = sums.get(vector.base, 0.0) - weight
-    plain = all(vector.checkpoint is not None for vector in vectors.values())
+        if vector.checkpoint is not None:
+            subtracted = vector.base or base
+            sums[subtracted] = sums.get(subtracted, 0.0) - weight
+    on_base = sums.pop(base, 0.0)
     if not plain:
-        on_base = [n for n, v in vectors.items() if v.checkpoint is not None and v.base is None]
-        sums = {base: 1.0 - math.fsum(float(weights[n]) for n in on_base), **sums}
-    models = [{"model": source, "parameters": {"weight": weight}} for source, weight in sums.items()]
+        # linear knows no base: its weight is 1 less what was subtracted with the checkpoints over it.
+        sums = {base: 1.0 + on_base, **sums}
+    models = [{"model": label(source), "parameters": {"weight": weight}} for source, weight in sums.items()]
     config = {
         "merge_method": "task_arithmetic" if plain else "linear",
-        "base_model": base,
+        "base_model": label(base),
         "dtype": "float32",
         "out_dtype": out_dtype,
         "parameters": {"normalize": False},
@@ -100,17 +114,18 @@ def stock_yaml(method: str, base: str, checkpoints: list[str], out_dtype: str, d
     return _dump(config)
 
 
-def merge_to_folder(yaml_text: str, out_dir: Path, *, device: str = "cpu", seed: int = 0) -> Path:
+def merge_to_folder(
+    yaml_text: str, out_dir: Path, *, device: str = "cpu", seed: int = 0, trust_remote_code: bool = False
+) -> Path:
     """Run a mergekit configuration into a new folder: whole, or not there.
 
     Raises:
         MergeError: mergekit refuses the configuration, or tensors of the base are missing from the result.
+        NotFiniteError: The result holds NaN or Inf.
         RunFolderError: ``out_dir`` exists.
         InfrastructureError: Memory or disk gave out.
     """
-    import torch
     from mergekit.config import MergeConfiguration
-    from mergekit.io.tasks import LoaderCache
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
@@ -118,31 +133,52 @@ def merge_to_folder(yaml_text: str, out_dir: Path, *, device: str = "cpu", seed:
     config = yaml.safe_load(yaml_text)
     check_parameters(config)
     # The card would call the Hub for local paths; cards are our own.
-    options = MergeOptions(device=device, random_seed=seed, quiet=True, write_model_card=False, copy_tokenizer=True)
-    with new_folder(out_dir) as work:
-        try:
-            with _quiet_mergekit():
-                run_merge(MergeConfiguration.model_validate(config), str(work), options, config_source=yaml_text)
-        except MergeError:
-            raise
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise InfrastructureError(f"Out of memory while merging into {out_dir}.") from error
-        except (RuntimeError, ValueError, KeyError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise MergeError(f"mergekit refused the merge: {str(error).splitlines()[0]}") from error
-        finally:
-            # mergekit keeps loaders by path for ever: a folder written again would be read stale.
-            LoaderCache().loaders.clear()
-        check_complete(work, Path(str(config["base_model"])))
+    options = MergeOptions(
+        device=device,
+        random_seed=seed,
+        quiet=True,
+        write_model_card=False,
+        copy_tokenizer=True,
+        trust_remote_code=trust_remote_code,
+    )
+    with new_folder(out_dir) as work, mergekit_named(f"merging into {out_dir.name}"):
+        with _quiet_mergekit():
+            run_merge(MergeConfiguration.model_validate(config), str(work), options, config_source=yaml_text)
+        check_merged(work, Path(str(config["base_model"])))
     return out_dir
 
 
-def check_complete(merged_dir: Path, base_dir: Path) -> None:
-    """Check that a merged folder holds the base's tensors: mergekit drops what its architecture tables lack.
+@contextmanager
+def mergekit_named(work: str) -> Iterator[None]:
+    """Turn what mergekit raises into a sentence, and forget what it has loaded.
+
+    Raises:
+        MergeError: mergekit refused the merge.
+        InfrastructureError: Memory gave out.
+    """
+    from mergekit.io.tasks import LoaderCache
+
+    try:
+        with memory_named(work):
+            yield
+    except OptimerError:
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        if disk_problem(error) is not None:
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise MergeError(f"mergekit refused the merge: {reason}") from error
+    finally:
+        # mergekit keeps loaders by path for ever: a folder written again would be read stale.
+        LoaderCache().loaders.clear()
+
+
+def check_merged(merged_dir: Path, base_dir: Path) -> None:
+    """Check that a merged folder holds the base's tensors (mergekit drops what its tables lack), and all finite.
 
     Raises:
         MergeError: A tensor is missing.
+        NotFiniteError: A tensor holds NaN or Inf.
     """
     merged, base = TensorFolder(merged_dir), TensorFolder(base_dir)
     tied = json.loads((base_dir / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings", False)
@@ -152,6 +188,10 @@ def check_complete(merged_dir: Path, base_dir: Path) -> None:
             f"mergekit left out {missing[0]} ({len(missing)} tensors of the base): it does not know this architecture "
             "fully. Merge the raw tensors with mergekit-pytorch, or report the architecture to mergekit."
         )
+    for name, tensor in merged.items():
+        # Only here: the method sees float32, and the cast to a narrow output dtype comes after it.
+        if not bool(tensor.isfinite().all()):
+            raise NotFiniteError(f"The merge gives NaN or Inf in {name}; the weights are too large for {tensor.dtype}.")
 
 
 def _check_weights(vectors: Mapping[str, Ingredient], weights: Mapping[str, float]) -> None:

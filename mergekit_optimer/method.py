@@ -52,9 +52,15 @@ def check_parameters(config: dict[str, Any]) -> None:
         MergeError: A key is unknown, or a weight is no finite number; with the place where it stands.
     """
     from mergekit.config import MergeConfiguration
+    from pydantic import ValidationError
 
     if config.get("merge_method") != METHOD:
         return
+    try:
+        MergeConfiguration.model_validate(config)
+    except (ValidationError, RuntimeError) as error:
+        reason = " ".join(str(error).split("\n  For further")[0].split())
+        raise MergeError(f"mergekit does not take this configuration: {reason}") from error
     problems = _unknown("", config, tuple(MergeConfiguration.model_fields))
     problems += _unknown("parameters.", config.get("parameters"), SHARED_PARAMETERS + VECTOR_PARAMETERS)
     slices = config.get("slices") or []
@@ -145,9 +151,6 @@ def _make_method() -> Any:
                 # Name order makes the float sum independent of the order in the file.
                 name = parameters["name"][entry.id] or str(entry.id)
                 named_terms.append((name, Term(weight, entry.tensor, reference)))
-            merged = add_vectors(base, [term for _, term in sorted(named_terms, key=lambda item: item[0])])
-            if not bool(merged.isfinite().all()):
-                raise MergeError(f"The merge gives NaN or Inf in {where}; weights too large for {merged.dtype}.")
-            return merged
+            return add_vectors(base, [term for _, term in sorted(named_terms, key=lambda item: item[0])])
 
     return DistributionArithmetic()

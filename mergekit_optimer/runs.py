@@ -6,7 +6,6 @@ half of one, whatever kills the writer.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -24,7 +23,8 @@ from typing import Any
 
 import yaml
 
-from mergekit_optimer.errors import InfrastructureError, RunFolderError
+from mergekit_optimer.errors import DiskError, RunFolderError
+from mergekit_optimer.machine import disk_problem
 from mergekit_optimer.recipe import Recipe
 
 # Keys whose change keeps what a run has done: a study may be made longer, and the card may say something else.
@@ -81,7 +81,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Raises:
         RunFolderError: ``target`` exists: a folder used twice could keep a stale shard of an earlier model.
-        InfrastructureError: The disk is full, or cannot be written.
+        DiskError: The disk is full, or cannot be written.
     """
     if target.exists():
         raise RunFolderError(f"{target} exists; delete it or name another folder.")
@@ -96,26 +96,12 @@ def new_folder(target: Path) -> Iterator[Path]:
         work.rename(target)
     except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
-        reason = _disk_problem(error)
+        reason = disk_problem(error)
         if reason is None:
             raise
-        raise InfrastructureError(
+        raise DiskError(
             f"{target} cannot be written: {reason}. Make room, then run the same command again: it goes on."
         ) from error
-
-
-def _disk_problem(error: BaseException) -> str | None:
-    """What is wrong with the disk, where that is why something failed."""
-    from safetensors import SafetensorError
-
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
-    for code in codes:
-        # safetensors writes from Rust and only keeps the system's words.
-        if isinstance(error, OSError) and error.errno == code:
-            return os.strerror(code)
-        if isinstance(error, SafetensorError) and f"os error {code})" in str(error):
-            return os.strerror(code)
-    return None
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -201,13 +187,19 @@ class RunDir:
 
     def is_done(self, stage: str, inputs: str) -> bool:
         """Whether a stage finished with the same inputs (a hash)."""
-        done = self.manifest()["stages"].get(stage)
-        return done is not None and done["inputs"] == inputs
+        return bool(self.manifest()["stages"].get(stage, {}).get("inputs") == inputs)
 
-    def mark_done(self, stage: str, inputs: str, elapsed_s: float, **facts: Any) -> None:
-        """Record a finished stage with what it took."""
+    def record(self, stage: str, inputs: str, elapsed_s: float, is_done: bool) -> None:
+        """Record the time a stage took, added to what it took before with the same inputs, and whether it is done."""
         manifest = self.manifest()
-        manifest["stages"][stage] = {"inputs": inputs, "elapsed_s": round(elapsed_s, 3), "at": time.time(), **facts}
+        before = manifest["stages"].get(stage, {})
+        spent_s = before.get("elapsed_s", 0.0) if before.get("begun_with") == inputs else 0.0
+        manifest["stages"][stage] = {
+            "begun_with": inputs,
+            "inputs": inputs if is_done else None,
+            "elapsed_s": round(spent_s + elapsed_s, 3),
+            "at": time.time(),
+        }
         write_json(self.manifest_path, manifest)
 
     @contextmanager
@@ -227,8 +219,13 @@ class RunDir:
             yield
 
 
-def open_run(root: Path, recipe: Recipe, overrides: tuple[str, ...] = (), device: str = "cpu") -> RunDir:
+def open_run(
+    root: Path, recipe: Recipe, *, command: str = "", device: str = "cpu", overrides: tuple[str, ...] = ()
+) -> RunDir:
     """Make a run folder, or enter one made with the same recipe.
+
+    Args:
+        command: How to make the run again; kept with the recipe.
 
     Raises:
         RunFolderError: The folder holds another recipe's run; the message names the keys that differ.
@@ -236,30 +233,53 @@ def open_run(root: Path, recipe: Recipe, overrides: tuple[str, ...] = (), device
     run = RunDir(root.resolve())
     recipe_now = recipe.canonical()
     if run.manifest_path.exists():
-        manifest = run.manifest()
-        before, now = flatten(manifest["recipe"]), flatten(recipe_now)
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        fixed = [key for key in changed if not key.startswith(EXTENDABLE)]
-        if fixed:
-            shown = ", ".join(f"{key} ({before.get(key)} -> {now.get(key)})" for key in fixed[:4])
-            more = f" and {len(fixed) - 4} more" if len(fixed) > 4 else ""
-            raise RunFolderError(
-                f"{run.root} was made with another recipe: {shown}{more}. "
-                "Give another --run-dir, or restore the recipe."
-            )
-        if not changed:
-            return run
-        manifest["recipe"] = recipe_now
-    elif run.root.exists() and any(run.root.iterdir()):
+        if _changed_keys(run, recipe_now):
+            with run.locked():
+                manifest = run.manifest() | {"recipe": recipe_now, "recipe_hash": recipe.hash, "command": command}
+                write_json(run.manifest_path, manifest)
+    elif run.root.exists() and any(path != run.recipe_path for path in run.root.iterdir()):
         raise RunFolderError(f"{run.root} exists and is no run folder; give another --run-dir.")
     else:
-        manifest = {"recipe": recipe_now, "created": time.time(), "stages": {}}
-    manifest |= {
-        "recipe_hash": recipe.hash,
-        "overrides": list(overrides),
-        "versions": package_versions(),
-        "device": device,
-    }
-    write_text(run.recipe_path, yaml.safe_dump(recipe_now, sort_keys=False, allow_unicode=True))
-    write_json(run.manifest_path, manifest)
+        facts = {
+            "recipe": recipe_now,
+            "recipe_hash": recipe.hash,
+            "command": command,
+            "overrides": list(overrides),
+            "versions": package_versions(),
+            "device": device,
+            "created": time.time(),
+            "stages": {},
+        }
+        write_json(run.manifest_path, facts)
+    # A copy to read; what counts is the manifest.
+    text = yaml.safe_dump(run.manifest()["recipe"], sort_keys=False, allow_unicode=True)
+    if not run.recipe_path.exists() or run.recipe_path.read_text(encoding="utf-8") != text:
+        write_text(run.recipe_path, text)
     return run
+
+
+def read_run(root: Path, recipe: Recipe) -> RunDir:
+    """Enter a run folder only to read it: nothing of it is changed.
+
+    Raises:
+        RunFolderError: There is no run, or it is another recipe's.
+    """
+    run = RunDir(root.resolve())
+    if not run.manifest_path.exists():
+        raise RunFolderError(f"{run.root} holds no run; `mergekit-optimer run` makes one.")
+    _changed_keys(run, recipe.canonical())
+    return run
+
+
+def _changed_keys(run: RunDir, recipe_now: dict[str, Any]) -> list[str]:
+    """The keys, all of EXTENDABLE, in which a recipe differs from the run's."""
+    before, now = flatten(run.manifest()["recipe"]), flatten(recipe_now)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    fixed = [key for key in changed if not key.startswith(EXTENDABLE)]
+    if fixed:
+        shown = ", ".join(f"{key} ({before.get(key)} -> {now.get(key)})" for key in fixed[:4])
+        more = f" and {len(fixed) - 4} more" if len(fixed) > 4 else ""
+        raise RunFolderError(
+            f"{run.root} was made with another recipe: {shown}{more}. Give another --run-dir, or restore the recipe."
+        )
+    return changed

@@ -32,8 +32,8 @@ class MetricSamples:
         values: One value a sample, in the metric's own unit.
         weights: One non-negative weight a sample (1, or bytes for bits per byte).
         higher_is_better: Direction of the metric.
-        floor: The value a collapsed model is given: what knowing nothing scores (None: no such value is known,
-            and the worst finite sample stands in).
+        floor: The value a collapsed model is given: what knowing nothing scores, or a number far below any score
+            where no such value is known.
     """
 
     values: tuple[float, ...]
@@ -64,11 +64,13 @@ class MetricSamples:
         return Score(*_weighted_mean(differences, self.weights), n=len(self.values))
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain data; a value that is not finite, which JSON does not know, becomes null."""
+        return asdict(self) | {"values": [value if math.isfinite(value) else None for value in self.values]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> MetricSamples:
-        return cls(tuple(data["values"]), tuple(data["weights"]), bool(data["higher_is_better"]), float(data["floor"]))
+        values = tuple(math.nan if value is None else value for value in data["values"])
+        return cls(values, tuple(data["weights"]), bool(data["higher_is_better"]), float(data["floor"]))
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,18 @@ WRONG: list[tuple[str, bytes, str]] = [
 ]
 
 
+def test_a_parquet_file_whose_text_is_not_utf8_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sound = pa.array(["good"] * 3, pa.string())
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\3\0\0\0"), pa.py_buffer(b"ab\xff")])
+    pq.write_table(pa.table({"text": pa.chunked_array([sound, broken])}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet holds text that is not UTF-8 after row 0; convert it") as caught:
+        read(tmp_path, "a.parquet")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("name", "data", "message"), WRONG, ids=range(len(WRONG)))
 def test_a_wrong_file_is_one_sentence_with_its_name_and_place(
     tmp_path: Path, name: str, data: bytes, message: str

@@ -326,8 +326,14 @@ def test_a_long_context_loses_its_start_as_in_lighteval(
 USER_FILE = """
 import numpy as np
 from lighteval.metrics.metrics import Metrics
+from lighteval.metrics.metrics_sample import SampleLevelComputation
+from lighteval.metrics.utils.metric_utils import SampleLevelMetric
 from lighteval.tasks.lighteval_task import LightevalTaskConfig
-from lighteval.tasks.requests import Doc
+from lighteval.tasks.requests import Doc, SamplingMethod
+
+class GoldLogLikelihood(SampleLevelComputation):
+    def compute(self, doc, model_response, **_):
+        return float(model_response.logprobs[doc.gold_index])
 
 def prompt(line, task_name=None):
     return Doc(task_name=task_name, query=line["question"], choices=line["choices"], gold_index=line["answer"])
@@ -343,6 +349,7 @@ TASKS_TABLE = [
         ("pair:b", [Metrics.loglikelihood_acc]),
         ("broken", [Metrics.target_perplexity]),
         ("corpus", [Metrics.loglikelihood_f1]),
+        ("negative", [SampleLevelMetric("gold", True, SamplingMethod.LOGPROBS, GoldLogLikelihood(), np.mean)]),
     )
 ]
 """
@@ -373,6 +380,18 @@ def test_a_users_task_file_gives_the_same_accuracy_as_our_task(user_task: Maker,
     assert (mine.primary, mine.metrics["acc"].higher_is_better, mine.metrics["acc"].floor) == ("acc", True, 0.0)
     assert mine.score.value == scorer.score()["math"].metrics["acc"].score().value
     assert mine.score.n == 12
+
+
+def test_a_metric_of_negative_values_is_no_collapse_and_its_floor_lies_below_them(user_task: Maker, model: Any) -> None:
+    scorer = user_task(task="negative|0", metric="gold")
+    scores = scorer.score()
+    assert scores["mine"].score.value < 0
+    assert collapsed(scores) == []
+    assert floored(scores) == scores
+    with weights_changed(model, lambda parameter: parameter * math.nan):
+        worst = floored(scorer.score())["mine"].score.value
+    assert math.isfinite(worst)
+    assert worst < scores["mine"].score.value
 
 
 def test_a_users_task_can_have_few_shots_and_generate(user_task: Maker) -> None:
@@ -424,6 +443,19 @@ def test_running_out_of_memory_is_the_machines_fault(
     monkeypatch.setattr(model.model, "forward", out_of_memory)
     with pytest.raises(InfrastructureError, match="Memory ran out while scoring"):
         scorer.score()
+
+
+def test_a_model_too_large_for_the_memory_is_the_machines_fault(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", no_memory)
+    with pytest.raises(InfrastructureError, match="Memory ran out while loading base"):
+        load_model(base_dir, "cpu")
 
 
 def test_a_model_keeps_its_stored_dtype(tiny_model: Maker) -> None:

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mergekit_optimer"
 # Imports only go up this list: a module may use those above it.
 LAYERS = [
-    "errors", "resources", "recipe", "runs", "scores", "hub", "corpora", "vectors", "kernel", "method", "train",
-    "merge", "tasks", "evaluate", "search", "compare", "report", "cards", "pipeline", "cli",
+    "errors", "machine", "resources", "recipe", "runs", "scores", "hub", "corpora", "vectors", "kernel", "method",
+    "train", "merge", "tasks", "evaluate", "search", "compare", "report", "cards", "pipeline", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "datasets", "lighteval", "mergekit", "optuna", "accelerate", "pyarrow"}
 MODULES = sorted(PACKAGE.rglob("*.py"))

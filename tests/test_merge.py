@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from mergekit_optimer.errors import MergeError, RunFolderError
+from mergekit_optimer.errors import InfrastructureError, MergeError, NotFiniteError, RunFolderError
 from mergekit_optimer.kernel import Term, add_vectors
 from mergekit_optimer.merge import Ingredient, merge_to_folder, merge_yaml, portable_yaml, stock_yaml
 from mergekit_optimer.vectors import TensorFolder, extract_vector
@@ -138,6 +138,42 @@ def test_a_vector_with_its_own_base_is_that_difference_by_every_road(
         exact = theta.double() + 0.5 * (TensorFolder(it).get(name).double() - TensorFolder(own_base).get(name).double())
         for folder in merged:
             assert torch.allclose(folder.get(name).double(), exact, rtol=1e-5, atol=2e-7)
+
+
+def test_a_checkpoint_whose_own_base_is_the_base_beside_a_delta_has_a_right_twin(pool: Pool, tmp_path: Path) -> None:
+    base = str(pool.base)
+    ingredients = pool.deltas() | {"ja": Ingredient(str(pool.vectors["ja"]), str(pool.checkpoints["ja"]), base)}
+    ours = TensorFolder(merge_to_folder(merge_yaml(base, ingredients, WEIGHTS, "float32"), tmp_path / "ours"))
+    twin = TensorFolder(merge_to_folder(portable_yaml(base, ingredients, WEIGHTS, "float32"), tmp_path / "twin"))
+    for name, tensor in ours.items():
+        assert torch.allclose(twin.get(name), tensor, rtol=1e-5, atol=2e-7)
+
+
+def test_vectors_of_one_checkpoint_are_summed_in_the_twin(pool: Pool) -> None:
+    shared = str(pool.checkpoints["ja"])
+    ingredients = {name: Ingredient(str(pool.vectors["ja"]), shared) for name in ("a", "b")}
+    twin = yaml.safe_load(portable_yaml(str(pool.base), ingredients, {"a": 0.25, "b": 0.5}, "float32"))
+    assert twin["models"] == [{"model": shared, "parameters": {"weight": 0.75}}]
+
+
+def test_what_a_narrow_dtype_cannot_hold_is_refused(tiny_model: Maker, tmp_path: Path) -> None:
+    base = tiny_model("half-base", dtype="float16")
+    extract_vector("v", tiny_model("half-cpt", seed=1), base, tmp_path / "v", "base")
+    text = merge_yaml(str(base), {"v": Ingredient(str(tmp_path / "v"))}, {"v": 1.0e8}, "float16")
+    with pytest.raises(NotFiniteError, match=r"NaN or Inf in .* too large for torch.float16"):
+        merge_to_folder(text, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_gives_out_in_mergekit_is_the_machines_fault(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("mergekit.merge.run_merge", out_of_memory)
+    with pytest.raises(InfrastructureError, match="Memory ran out while merging into out"):
+        merge_to_folder(merge_yaml(str(pool.base), pool.deltas(), WEIGHTS, "float32"), tmp_path / "out")
 
 
 def test_the_order_in_the_file_does_not_change_the_merge(pool: Pool, tmp_path: Path) -> None:

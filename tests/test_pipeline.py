@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from conftest import write_micro_recipe
+from conftest import write_documents, write_micro_recipe
 
 from mergekit_optimer.cli import cli
 from mergekit_optimer.vectors import TensorFolder
@@ -115,6 +115,60 @@ def test_a_second_run_skips_every_stage_and_changes_no_number(
     assert (finished / "best/model/model.safetensors").stat().st_mtime_ns == model
 
 
+@pytest.mark.parametrize(
+    "lost", ["held_out.json", "checkpoints/ja", "vectors/math", "best/model", "best/winner.json", "recipe.yaml"]
+)
+def test_what_was_deleted_from_a_finished_run_is_made_again(finished: Path, micro_recipe: Path, lost: str) -> None:
+    before = report_of(finished)["scores"]
+    path = finished / lost
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    result = call("run", micro_recipe, "--run-dir", finished, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert path.exists()
+    assert report_of(finished)["scores"] == before
+
+
+def test_changed_held_out_texts_are_scored_anew(finished: Path, micro_recipe: Path) -> None:
+    before = report_of(finished)["scores"]["held_out"]["winner"]
+    write_documents(micro_recipe.parent / "data/ja.held_out.jsonl", "ja", 10, seed=99)
+    assert call("run", micro_recipe, "--run-dir", finished, "--device", "cpu").exit_code == 0
+    after = report_of(finished)["scores"]["held_out"]["winner"]
+    assert after["ja"] != before["ja"]
+    assert after["math"] == before["math"]
+
+
+def test_a_training_that_was_finished_but_not_noted_is_not_done_twice(finished: Path, micro_recipe: Path) -> None:
+    manifest = json.loads((finished / "manifest.json").read_text())
+    del manifest["stages"]["train/ja"]
+    (finished / "manifest.json").write_text(json.dumps(manifest))
+    weights = (finished / "checkpoints/ja/model.safetensors").stat().st_mtime_ns
+    assert call("train", micro_recipe, "--run-dir", finished, "--device", "cpu").exit_code == 0
+    assert (finished / "checkpoints/ja/model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_reading_a_run_changes_nothing_of_it(finished: Path, micro_recipe: Path) -> None:
+    before = {name: (finished / name).read_bytes() for name in ("manifest.json", "recipe.yaml")}
+    longer = ("--run-dir", finished, "--device", "cpu", "--set", "search.n_trials=77")
+    assert call("report", micro_recipe, *longer).exit_code == 0
+    assert call("card", micro_recipe, *longer).exit_code == 0
+    assert {name: (finished / name).read_bytes() for name in before} == before
+    assert "77" not in report_of(finished)["command"]
+
+
+def test_a_baseline_that_collapses_is_told_and_stops_nothing(finished: Path, micro_recipe: Path) -> None:
+    data = json.loads((finished / "held_out.json").read_text())
+    data["models"]["sum"]["tasks"]["ja"]["metrics"]["bits_per_byte"]["values"][3] = None
+    (finished / "held_out.json").write_text(json.dumps(data))
+    result = call("run", micro_recipe, "--run-dir", finished, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    report = report_of(finished)
+    assert report["comparison"]["collapsed"] == {"sum": ["ja"]}
+    assert report["scores"]["held_out"]["sum"]["ja"]["bits_per_byte"]["value"] == 8.0
+
+
 def test_a_longer_study_goes_on_in_the_same_folder(finished: Path, micro_recipe: Path) -> None:
     first = (finished / "trials/0003/scores.json").stat().st_mtime_ns
     result = call("run", micro_recipe, "--run-dir", finished, "--device", "cpu", "--set", "search.n_trials=8")
@@ -179,20 +233,54 @@ def test_what_held_out_shares_with_dev_or_training_is_refused_before_any_work(
     assert not (tmp_path / "run/checkpoints").exists()
 
 
+def test_compare_alone_refuses_a_leaking_held_out_set(finished: Path, micro_recipe: Path) -> None:
+    data = micro_recipe.parent / "data"
+    shutil.copyfile(data / "ja.dev.jsonl", data / "ja.held_out.jsonl")
+    assert "shares 8 texts with dev task 'ja'" in call_error("compare", micro_recipe, "--run-dir", finished)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("held_out.ja.max_tokens=4096", "4096"),
+        ("train.defaults.max_length=4096", "beyond the 128 positions"),
+        ("held_out.ja.path=data/one.jsonl", "needs 2 or more"),
+    ],
+)
+def test_what_would_fail_after_the_search_is_refused_before_the_training(
+    micro_recipe: Path, tmp_path: Path, setting: str, sentence: str
+) -> None:
+    write_documents(micro_recipe.parent / "data/one.jsonl", "ja", 1, seed=7)
+    assert sentence in call_error("run", micro_recipe, "--run-dir", tmp_path / "run", "--set", setting)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
 def test_vectors_from_elsewhere_need_no_training(finished: Path, micro_recipe: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load(micro_recipe.read_text())
     del recipe["train"]
     recipe["name"] = "from-elsewhere"
     shutil.copytree(finished / "vectors/ja", micro_recipe.parent / "dv-ja")
+    # Two checkpoints in folders of one name, one with the base for its own base.
+    for name in ("ja", "math"):
+        shutil.copytree(finished / "checkpoints" / name, tmp_path / name / "final")
     recipe["vectors"] = {
         "ja": {"delta": {"path": "dv-ja"}},
-        "math": {"checkpoint": {"path": str(finished / "checkpoints/math")}, "dtype": "bfloat16"},
+        "math": {"checkpoint": {"path": str(tmp_path / "math/final")}, "dtype": "bfloat16"},
+        "more": {"checkpoint": {"path": str(tmp_path / "ja/final")}, "base": {"path": "base"}},
     }
+    recipe["search"]["n_trials"] = 5
     other = micro_recipe.with_name("other.yaml")
     other.write_text(yaml.safe_dump(recipe))
     result = call("run", other, "--run-dir", tmp_path / "other", "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert set(report_of(tmp_path / "other")["scores"]["held_out"]) == MODELS - {"data_mixture"}
+    report = report_of(tmp_path / "other")
+    assert set(report["scores"]["held_out"]) == (MODELS | {"single/more"}) - {"data_mixture"}
+    models = [entry["model"] for entry in yaml.safe_load(report["portable_yaml"])["models"]]
+    assert models == ["base", "dv-ja", "checkpoints/math", "checkpoints/more"]
+    plain = call("merge", tmp_path / "other/best/merge.portable.yaml", tmp_path / "plain")
+    assert plain.exit_code == 0, plain.output
+    for name, tensor in TensorFolder(tmp_path / "other/best/model").items():
+        assert torch.allclose(TensorFolder(tmp_path / "plain").get(name), tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_a_vector_of_another_base_is_refused_before_the_first_trial(

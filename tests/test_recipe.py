@@ -76,7 +76,9 @@ def test_the_defaults_are_the_papers_rungs(tmp_path: Path) -> None:
         ),
         ({"search": {"objective": {"mean": ["zh"]}}}, "search.objective: zh not in tasks (ja)"),
         ({"search": {"rungs": [{"n_samples": 9}, {"n_samples": 5, "top": 1}]}}, "n_samples must grow"),
-        ({"search": {"weights": {"low": "1e-5", "high": 1.0}}}, "'1e-5' is text in YAML; write 1e-05 as a number"),
+        ({"search": {"weights": {"low": "1e-5", "high": 1.0}}}, "'1e-5' is text in YAML; write 1.0e-05 as a number"),
+        ({"search": {"n_trials": "1e2"}}, "search.n_trials: '1e2' is text in YAML; write 100 as a number"),
+        ({"search": {"n_trials": "20"}}, "search.n_trials: '20' is text in YAML; write 20 as a number"),
         ({"train": {"defaults": {"learning_rate": "1e-3"}}}, "learning_rate: '1e-3' is text in YAML; write 0.001"),
         ({"train": {"defaults": {"save_strategy": False}}}, "YAML reads yes, no, on and off as true or false"),
         ({"train": {"defaults": {"lerning_rate": 1.0}}}, "lerning_rate is not an option of TRL's SFTConfig"),
@@ -89,6 +91,14 @@ def test_the_defaults_are_the_papers_rungs(tmp_path: Path) -> None:
         ({"vectors": {"../../etc": {"dataset": "ja"}}}, "string should match pattern"),
         ({"name": "../other"}, "name: string should match pattern"),
         ({"train": {"mixture": {"shares": {"zh": 1.0}}}}, "mixture.shares names unknown datasets: zh"),
+        (
+            {"train": {"datasets": {"data_mixture": {"path": "x.jsonl"}}}},
+            "data_mixture is the name of the baseline trained on the mixed data; give the dataset another name",
+        ),
+        ({"publish": {"repo": "/home/me/model"}}, "'/home/me/model' is no repository; write owner/name"),
+        ({"publish": {"repo": "../model"}}, "'../model' is no repository"),
+        ({"publish": {"repo": "model"}}, "'model' is no repository"),
+        ({"publish": {"repo": "me/a b"}}, "'me/a b' is no repository"),
         ({"tasks": {"ja": {"kind": "txt"}}}, "tasks.ja: "),
         ({"seed": -1}, "seed: "),
     ],
@@ -96,6 +106,80 @@ def test_the_defaults_are_the_papers_rungs(tmp_path: Path) -> None:
 def test_a_problem_is_named_with_its_place(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
     found = problems(tmp_path, change)
     assert any(problem in line for line in found), found
+
+
+GAIN = {"mean": ["ja"], "gain_over_base": True}
+KEEP = {"mean": ["ja"], "keep": {"ja": 0.1}}
+AGAINST_BASE = "excludes 0, but the objective measures trials against the base model"
+PER_VECTOR = {"ja": {"low": 0.1, "high": 1.0}, "math": {"low": -1.0, "high": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("weights", "objective", "problem"),
+    [
+        ({"low": 0.1, "high": 1.0}, GAIN, f"search.weights: the interval {AGAINST_BASE}"),
+        ({"low": -1.0, "high": -0.1}, KEEP, f"search.weights: the interval {AGAINST_BASE}"),
+        (PER_VECTOR, GAIN, f"search.weights: the interval of 'ja' {AGAINST_BASE}"),
+    ],
+)
+def test_weights_that_exclude_the_base_cannot_be_measured_against_it(
+    tmp_path: Path, weights: dict[str, Any], objective: dict[str, Any], problem: str
+) -> None:
+    (found,) = problems(tmp_path, {"search": {"weights": weights, "objective": objective}})
+    assert problem in found
+    assert found.count("excludes 0") == 1
+    load(tmp_path, {"search": {"weights": weights}})
+    load(tmp_path, {"search": {"weights": {"low": 0.0, "high": 1.0}, "objective": objective}})
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1e5", "1.5e3", "2E-07", "1e22"])
+def test_the_number_advised_for_a_text_is_a_number_in_yaml(tmp_path: Path, text: str) -> None:
+    for change in (
+        {"train": {"defaults": {"learning_rate": text}}},
+        {"search": {"weights": {"low": -2.0, "high": text}}},
+    ):
+        (found,) = problems(tmp_path, change)
+        advised = yaml.safe_load(found.partition("write ")[2].partition(" as ")[0])
+        assert isinstance(advised, float)
+        assert advised == float(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"max_length": "abc"}, "max_length must be a whole number, not 'abc'"),
+        ({"max_length": 0}, "max_length must be above 0, not 0"),
+        ({"max_length": 25.5}, "max_length must be a whole number, not 25.5"),
+        ({"per_device_train_batch_size": "four"}, "per_device_train_batch_size must be a whole number, not 'four'"),
+        ({"per_device_train_batch_size": None}, "per_device_train_batch_size must be a whole number, not None"),
+        ({"gradient_accumulation_steps": -1}, "gradient_accumulation_steps must be above 0, not -1"),
+        ({"num_train_epochs": 0}, "num_train_epochs must be above 0, not 0"),
+        ({"logging_steps": 0.0}, "logging_steps must be above 0, not 0.0"),
+        ({"save_steps": []}, "save_steps must be a number, not []"),
+        ({"learning_rate": -1.0e-3}, "learning_rate must be 0 or more, not -0.001"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number, not nan"),
+        ({"max_steps": 0}, "max_steps must be -1 or above 0, not 0"),
+        ({"max_steps": -2}, "max_steps must be -1 or above 0, not -2"),
+        ({"max_length": True}, "max_length: YAML reads yes, no, on and off as true or false"),
+        ({"max_length": "256"}, "max_length: '256' is text in YAML; write 256 as a number"),
+    ],
+)
+def test_a_training_option_that_is_no_sensible_number_is_named(
+    tmp_path: Path, options: dict[str, Any], problem: str
+) -> None:
+    for change in ({"defaults": options}, {"datasets": {"ja": options}}):
+        (found,) = problems(tmp_path, {"train": change})
+        assert problem in found
+
+
+def test_training_options_that_are_numbers_are_taken(tmp_path: Path) -> None:
+    taken = {
+        "max_length": None, "max_steps": -1, "learning_rate": 0, "num_train_epochs": 0.5, "save_steps": 0.1,
+        "pad_to_multiple_of": 8, "neftune_noise_alpha": None, "optim": "adamw_torch", "bf16": True,
+    }  # fmt: skip
+    recipe = load(tmp_path, {"train": {"defaults": taken}})
+    assert recipe.train is not None
+    assert recipe.train.defaults == taken | {"max_length": None}
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
@@ -167,6 +251,7 @@ def test_a_run_folder_of_another_recipe_is_refused_and_the_change_named(tmp_path
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     recipe = load(tmp_path)
+    (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(RunFolderError, match="is no run folder"):
         open_run(tmp_path, recipe)
 

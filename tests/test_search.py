@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mergekit_optimer.errors import InfrastructureError, SearchError
+from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
 from mergekit_optimer.recipe import Objective, Recipe
 from mergekit_optimer.runs import RunDir, read_json
 from mergekit_optimer.scores import MetricSamples, TaskScores
@@ -168,12 +168,58 @@ def test_weights_that_fail_three_times_are_given_up(tmp_path: Path) -> None:
     assert sum(weights["code"] == weights["ja"] == weights["math"] == 0.5 for weights, _, _ in bowl.asked) == 3
 
 
-def test_when_every_trial_fails_the_command_fails(tmp_path: Path) -> None:
-    def spoil(_call: int, _weights: Mapping[str, float]) -> None:
-        raise InfrastructureError("The disk is full.")
+def fail_always(_call: int, _weights: Mapping[str, float]) -> None:
+    raise InfrastructureError("The GPU is gone.")
 
-    with pytest.raises(SearchError, match=r"All 3 trials failed; the first reason: .*The disk is full"):
-        make(tmp_path, Bowl(spoil), n_trials=3).run()
+
+def test_when_every_trial_fails_the_command_fails(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match=r"All 2 trials failed; the last reason: .*The GPU is gone"):
+        make(tmp_path, Bowl(fail_always), n_trials=2).run()
+
+
+def test_a_machine_that_fails_everything_stops_the_study_which_then_goes_on(tmp_path: Path) -> None:
+    bowl = Bowl(fail_always)
+    with pytest.raises(SearchError, match=r"3 weight vectors in a row failed 3 times each; .*The GPU is gone"):
+        make(tmp_path, bowl).run()
+    assert len(bowl.asked) == 9
+    result = make(tmp_path, Bowl()).run()
+    assert (len(result.trials), result.n_failed) == (12, 0)
+    assert trail(result.trials) == trail(make(tmp_path / "whole", Bowl()).run().trials)
+
+
+def test_a_full_disk_stops_at_once_and_costs_no_weights(tmp_path: Path) -> None:
+    def spoil(call: int, _weights: Mapping[str, float]) -> None:
+        if call == 5:
+            raise DiskError("trials/0004/model cannot be written: No space left on device.")
+
+    bowl = Bowl(spoil)
+    with pytest.raises(DiskError):
+        make(tmp_path, bowl).run()
+    assert len(bowl.asked) == 5
+    assert trail(make(tmp_path, Bowl()).run().trials) == trail(make(tmp_path / "whole", Bowl()).run().trials)
+
+
+def test_a_warm_start_killed_while_its_weights_are_written_is_tried_whole(tmp_path: Path) -> None:
+    import optuna
+
+    search = make(tmp_path, Bowl(), n_trials=1)
+    study = search._study
+    study.enqueue_trial(dict.fromkeys(VECTORS, 0.0), user_attrs={"source": "warm_start/zero"})
+    study.ask({VECTORS[0]: optuna.distributions.FloatDistribution(-0.5, 1.25)})
+    (zero,) = make(tmp_path, Bowl(), n_trials=1).run().trials
+    assert (zero.source, zero.weights) == ("warm_start/zero", dict.fromkeys(VECTORS, 0.0))
+
+
+def test_three_rungs_measured_against_the_base_can_be_run_again(tmp_path: Path) -> None:
+    rungs = [{"n_samples": 10}, {"n_samples": 20, "top": 6}, {"n_samples": 40, "top": 1}]
+    objective = {"mean": ["dev"], "gain_over_base": True}
+    first = make(tmp_path, Bowl(), rungs=rungs, objective=objective).run()
+    bowl = Bowl()
+    assert make(tmp_path, bowl, rungs=rungs, objective=objective).run().winner == first.winner
+    assert bowl.asked == []
+    zero = next(record for record in first.trials if not any(record.weights.values()))
+    assert list(zero.values) == [10, 20, 40]
+    assert set(zero.values.values()) == {0.0}
 
 
 def test_a_bug_is_not_taken_for_a_failed_trial(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from conftest import TEXT, make_tokenizer
 
-from mergekit_optimer.errors import RunFolderError, TrainError
+from mergekit_optimer.errors import InfrastructureError, RunFolderError, TrainError
 from mergekit_optimer.recipe import Recipe
-from mergekit_optimer.train import TrainingRecord, read_record, train_dataset, train_mixture
+from mergekit_optimer.train import TrainingRecord, check_training, read_record, train_dataset, train_mixture
 from mergekit_optimer.train.mixture import take_documents
 from mergekit_optimer.train.options import effective_options
 from mergekit_optimer.train.working_folder import WorkingFolder
@@ -261,6 +261,51 @@ def test_a_finished_training_is_left_alone_and_another_one_is_refused(
         train_dataset(make_recipe(out.parent, learning_rate=0.5), "long", gpt2_dir, out, device="cpu")
 
 
+def test_the_same_training_is_left_alone_even_where_another_may_be_replaced(
+    uninterrupted: tuple[Path, TrainingRecord], gpt2_dir: Path
+) -> None:
+    out, record = uninterrupted
+    before = (out / "model.safetensors").stat()
+    assert train_dataset(make_recipe(out.parent), "long", gpt2_dir, out, device="cpu", replace=True) == record
+    assert (out / "model.safetensors").stat() == before
+
+
+def test_another_training_is_replaced_where_asked(tmp_path: Path, base_dir: Path) -> None:
+    out = tmp_path / "out"
+    train_dataset(make_recipe(tmp_path, max_steps=1), "short", base_dir, out, device="cpu")
+    (out / "of_the_old_one").write_text("x")
+    two = make_recipe(tmp_path, max_steps=2)
+    record = train_dataset(two, "short", base_dir, out, device="cpu", replace=True)
+    assert record.n_steps == 2
+    assert read_record(out) == record
+    assert not (out / "of_the_old_one").exists()
+
+
+@pytest.mark.parametrize("found", ["file", "folder", "damaged record", "record of another version"])
+def test_what_is_no_training_is_replaced_only_where_asked(tmp_path: Path, base_dir: Path, found: str) -> None:
+    out, recipe = tmp_path / "out", make_recipe(tmp_path, mixture={}, max_steps=1)
+    if found == "file":
+        out.write_text("x")
+    else:
+        out.mkdir()
+        (out / "notes").write_text("x")
+        if "record" in found:
+            (out / "training_record.json").write_text("{" if found == "damaged record" else '{"name": "short"}')
+    with pytest.raises(RunFolderError, match="out exists and holds another training"):
+        train_mixture(recipe, base_dir, out, device="cpu")
+    record = train_mixture(recipe, base_dir, out, device="cpu", replace=True)
+    assert read_record(out) == record
+    assert not (out / "notes").exists()
+
+
+def test_a_training_that_cannot_start_replaces_nothing(tmp_path: Path, base_dir: Path) -> None:
+    (tmp_path / "out").mkdir()
+    recipe = make_recipe(tmp_path, lr_scheduler_type="cosin")
+    with pytest.raises(TrainError):
+        train_dataset(recipe, "short", base_dir, tmp_path / "out", device="cpu", replace=True)
+    assert (tmp_path / "out").exists()
+
+
 def test_gradients_turned_off_in_the_process_do_not_stop_training(tmp_path: Path, base_dir: Path) -> None:
     import torch
 
@@ -324,6 +369,95 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, base_dir: Path, monk
         train_dataset(make_recipe(tmp_path), "long", base_dir, tmp_path / "out", device="cuda")
 
 
+NOT_STARTED: list[tuple[dict[str, Any], str]] = [
+    REFUSED[0],
+    REFUSED[1],
+    REFUSED[2],
+    REFUSED[4],
+]
+
+
+@pytest.mark.parametrize(("options", "message"), NOT_STARTED, ids=[next(iter(one)) for one, _ in NOT_STARTED])
+def test_a_training_is_checked_before_any_work(
+    tmp_path: Path, base_dir: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TrainError, match=rf"^Dataset 'long': .*{message}"):
+        check_training(make_recipe(tmp_path, long=options), "long", base_dir, "cpu")
+    check_training(make_recipe(tmp_path, long=options), "short", base_dir, "cpu")
+    check_training(make_recipe(tmp_path, long=options), "data_mixture", base_dir, "cpu")
+    with pytest.raises(TrainError, match=rf"^Dataset 'data_mixture': .*{message}"):
+        check_training(make_recipe(tmp_path, **options), "data_mixture", base_dir, "cpu")
+
+
+def test_the_check_wants_a_tokenizer_that_can_end_documents(tmp_path: Path, base_dir: Path) -> None:
+    shutil.copytree(base_dir, tmp_path / "base")
+    make_tokenizer(tmp_path / "base", eos=False)
+    with pytest.raises(TrainError, match="has no end-of-text token"):
+        check_training(make_recipe(tmp_path), "long", tmp_path / "base", "cpu")
+    check_training(make_recipe(tmp_path, eos_token="<|endoftext|>"), "long", tmp_path / "base", "cpu")
+    with pytest.raises(TrainError, match=r"no dataset 'zh' \(it has: long, short\)"):
+        check_training(make_recipe(tmp_path), "zh", base_dir, "cpu")
+
+
+@pytest.mark.parametrize("tokenizer", ["{", '{"version": "1.0"}', None])
+def test_the_check_names_a_base_whose_tokenizer_cannot_be_loaded(
+    tmp_path: Path, base_dir: Path, tokenizer: str | None
+) -> None:
+    shutil.copytree(base_dir, tmp_path / "base")
+    (tmp_path / "base" / "tokenizer.json").unlink()
+    if tokenizer:
+        (tmp_path / "base" / "tokenizer.json").write_text(tokenizer)
+    with pytest.raises(TrainError, match="Base model base cannot be loaded") as caught:
+        check_training(make_recipe(tmp_path), "long", tmp_path / "base", "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_check_names_a_gpu_that_is_not_there(
+    tmp_path: Path, base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(TrainError, match="no CUDA device on this machine; train with --device cpu"):
+        check_training(make_recipe(tmp_path), "long", base_dir, "cuda")
+
+
+CHECK_ONLY = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from test_train import make_recipe
+from mergekit_optimer.train import check_training
+check_training(make_recipe(Path(sys.argv[2])), "long", Path(sys.argv[1]), "cpu")
+assert "trl" not in sys.modules
+"""
+
+
+def test_the_check_answers_without_importing_trl(tmp_path: Path, base_dir: Path) -> None:
+    command = [sys.executable, "-c", CHECK_ONLY, str(base_dir), str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("where", ["loading", "training"])
+def test_running_out_of_memory_is_the_machines_fault(
+    tmp_path: Path, base_dir: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    import transformers
+
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    if where == "loading":
+        monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", no_memory)
+        words = "Memory ran out while loading base model base"
+    else:
+        monkeypatch.setattr(transformers.Trainer, "training_step", no_memory)
+        words = "Memory ran out while training 'short' on cpu with per_device_train_batch_size 4 and max_length 64"
+    with pytest.raises(InfrastructureError, match=words):
+        train_dataset(make_recipe(tmp_path), "short", base_dir, tmp_path / "out", device="cpu")
+
+
 def test_an_unknown_dataset_is_refused_with_the_known_ones(tmp_path: Path, base_dir: Path) -> None:
     with pytest.raises(TrainError, match=r"no dataset 'zh' \(it has: long, short\)"):
         train_dataset(make_recipe(tmp_path), "zh", base_dir, tmp_path / "out", device="cpu")
@@ -370,6 +504,41 @@ def test_a_mixture_has_its_shares_of_tokens_and_the_steps_of_all_single_runs(
     assert record.n_tokens_trained == pytest.approx(20 * 4 * 64, rel=0.02)
     assert sorted(record.data_fingerprints) == ["long", "short"]
     assert read_record(tmp_path / "out") == record
+
+
+def test_a_mixture_of_some_datasets_trains_on_as_much_as_their_single_runs(tmp_path: Path, base_dir: Path) -> None:
+    recipe = make_recipe(tmp_path, mixture={}, long={"max_steps": 3}, max_steps=2)
+    record = train_mixture(recipe, base_dir, tmp_path / "out", device="cpu", datasets=["long"])
+    assert record.n_steps == 3
+    assert record.mixture is not None
+    assert list(record.mixture) == ["long"]
+    assert list(record.data_fingerprints) == ["long"]
+    whole = train_mixture(recipe, base_dir, tmp_path / "whole", device="cpu")
+    assert whole.n_steps == 5
+
+
+def test_shares_of_fewer_datasets_keep_the_tokens_of_all(tmp_path: Path, base_dir: Path) -> None:
+    recipe = make_recipe(tmp_path, mixture={"shares": {"short": 2.0}}, max_steps=2)
+    record = train_mixture(recipe, base_dir, tmp_path / "out", device="cpu", datasets=["short", "long"])
+    assert record.n_steps == 4
+    assert record.mixture is not None
+    assert {name: part.wanted_share for name, part in record.mixture.items()} == {"short": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("datasets", "message"),
+    [
+        (["long"], r"train\.mixture\.shares names short, which is not mixed here \(mixed: long\)"),
+        (["long", "zh"], r"no dataset 'zh' \(it has: long, short\)"),
+        ([], "no dataset to mix"),
+    ],
+)
+def test_a_mixture_of_other_datasets_than_its_shares_is_refused(
+    tmp_path: Path, base_dir: Path, datasets: list[str], message: str
+) -> None:
+    recipe = make_recipe(tmp_path, mixture={"shares": {"short": 1.0, "long": 1.0}})
+    with pytest.raises(TrainError, match=message):
+        train_mixture(recipe, base_dir, tmp_path / "out", device="cpu", datasets=datasets)
 
 
 def test_a_mixture_trains_on_as_much_as_single_runs_of_whole_epochs(

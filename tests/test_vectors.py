@@ -285,6 +285,45 @@ def test_an_index_cannot_lead_out_of_its_folder(base_dir: Path, tmp_path: Path) 
         TensorFolder(folder)
 
 
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (b"{", "is no index of safetensors files"),
+        (b"\xff", "is no index of safetensors files"),
+        (b"[]", "is no index of safetensors files"),
+        (b'{"metadata": {}}', "is no index of safetensors files"),
+        (b'{"weight_map": ["a"]}', "is no index of safetensors files"),
+        (b'{"weight_map": {"a": 1}}', "is no index of safetensors files"),
+        (b'{"weight_map": {}}', "is no index of safetensors files"),
+        (b'{"weight_map": {"a": "gone.safetensors"}}', "gone.safetensors is missing"),
+        (b'{"weight_map": {"a": "folder"}}', "folder cannot be read"),
+        (b'{"weight_map": {"a": ".."}}', "points outside its folder"),
+        (b'{"weight_map": {"a": ""}}', "points outside its folder"),
+    ],
+    ids=range(11),
+)
+def test_a_broken_index_is_refused_in_a_sentence(base_dir: Path, tmp_path: Path, index: bytes, words: str) -> None:
+    folder = copy_of(base_dir, tmp_path / "broken")
+    (folder / "folder").mkdir()
+    (folder / "model.safetensors.index.json").write_bytes(index)
+    with pytest.raises(VectorError, match=words) as caught:
+        TensorFolder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_path_that_is_no_folder_of_tensors_is_named(base_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(VectorError, match=r"model\.safetensors is no folder"):
+        TensorFolder(base_dir / "model.safetensors")
+    with pytest.raises(VectorError, match=r"gone is no folder"):
+        TensorFolder(tmp_path / "gone")
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(VectorError, match=r"model\.safetensors cannot be read"):
+        TensorFolder(tmp_path)
+    (tmp_path / "index" / "model.safetensors.index.json").mkdir(parents=True)
+    with pytest.raises(VectorError, match=r"index\.json cannot be read"):
+        TensorFolder(tmp_path / "index")
+
+
 def test_a_newer_format_is_refused(vector_dir: Path, base_dir: Path) -> None:
     path = vector_dir / "distribution_vector.json"
     path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))

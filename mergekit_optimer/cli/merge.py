@@ -8,11 +8,11 @@ from typing import Any
 import click
 import yaml
 
-from mergekit_optimer.cli.options import open_job
+from mergekit_optimer.cli.options import read_job
 from mergekit_optimer.errors import MergeError
-from mergekit_optimer.merge import check_complete, merge_to_folder, merge_yaml, portable_yaml
+from mergekit_optimer.merge import check_merged, merge_to_folder, merge_yaml, mergekit_named, portable_yaml
 from mergekit_optimer.method import METHOD, check_parameters, register
-from mergekit_optimer.runs import write_text
+from mergekit_optimer.runs import new_folder, write_text
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -61,24 +61,30 @@ def _read(config: Path) -> dict[str, Any]:
 
 
 def _merge_mergekit(config: Path, settings: dict[str, Any], out: Path, options: list[str]) -> None:
-    """Hand over to mergekit-yaml, with our method registered and its keys checked."""
+    """Hand over to mergekit-yaml, with our method registered and its keys checked; OUT appears whole or not at all."""
     check_parameters(settings)
     register()
     from mergekit.scripts.run_yaml import main as mergekit_yaml
 
-    mergekit_yaml.main([str(config), str(out), *options], standalone_mode=False)
-    base = Path(str(settings.get("base_model")))
-    if settings["merge_method"] == METHOD and base.is_dir():
-        check_complete(out, base)
+    with new_folder(out) as work, mergekit_named(f"merging into {out.name}"):
+        # mergekit's card takes its title from the folder's name.
+        made = work / out.name
+        mergekit_yaml.main([str(config), str(made), *options], standalone_mode=False)
+        base = Path(str(settings.get("base_model")))
+        if settings["merge_method"] == METHOD and base.is_dir():
+            check_merged(made, base)
+        for file in list(made.iterdir()):
+            file.rename(work / file.name)
+        made.rmdir()
 
 
 def _merge_recipe(config: Path, out: Path, pairs: tuple[str, ...], portable: Path | None, run_dir: Path | None) -> None:
-    job = open_job(config, (), run_dir, "cpu")
+    job = read_job(config, run_dir=run_dir, device="cpu")
     weights = dict.fromkeys(job.pool.names, 0.0) | dict(_weight(pair) for pair in pairs)
     base = str(job.base.path)
-    merge_to_folder(merge_yaml(base, job.ingredients(), weights, job.dtype), out)
+    merge_to_folder(merge_yaml(base, job.ingredients, weights, job.dtype), out)
     if portable is not None:
-        write_text(portable, portable_yaml(base, job.ingredients(), weights, job.dtype))
+        write_text(portable, portable_yaml(base, job.ingredients, weights, job.dtype))
 
 
 def _weight(pair: str) -> tuple[str, float]:

@@ -16,7 +16,7 @@ from mergekit_optimer.errors import OptimerError
 from mergekit_optimer.pipeline import Job
 from mergekit_optimer.recipe import load_recipe
 from mergekit_optimer.report import ReportData, render_table
-from mergekit_optimer.runs import open_run
+from mergekit_optimer.runs import open_run, read_run
 
 Command = Callable[..., Any]
 
@@ -40,12 +40,22 @@ def recipe_options(command: Command) -> Command:
     return command
 
 
-def open_job(recipe_path: Path, overrides: tuple[str, ...], run_dir: Path | None, device: str) -> Job:
-    """Read the recipe and open its run folder."""
+def open_job(
+    recipe_path: Path, overrides: tuple[str, ...] = (), run_dir: Path | None = None, device: str = "auto"
+) -> Job:
+    """Read the recipe and open its run folder, made where it is not there."""
     recipe = load_recipe(recipe_path, overrides)
-    place = resolve_device(device)
-    run = open_run(run_dir or Path("runs") / recipe.name, recipe, overrides, place)
-    return Job(recipe, run, place, _command(recipe_path, overrides))
+    place, folder = resolve_device(device), run_dir or Path("runs") / recipe.name
+    command = _command(recipe_path, overrides)
+    return Job(recipe, open_run(folder, recipe, command=command, device=place, overrides=overrides), place)
+
+
+def read_job(
+    recipe_path: Path, overrides: tuple[str, ...] = (), run_dir: Path | None = None, device: str = "auto"
+) -> Job:
+    """Read the recipe and enter a run folder that is there, whose recipe stays as it is."""
+    recipe = load_recipe(recipe_path, overrides)
+    return Job(recipe, read_run(run_dir or Path("runs") / recipe.name, recipe), resolve_device(device))
 
 
 def resolve_device(device: str) -> str:
@@ -86,4 +96,9 @@ def _command(recipe_path: Path, overrides: tuple[str, ...]) -> str:
     here = Path.cwd()
     path = recipe_path.resolve()
     shown = path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
-    return shlex.join(["mergekit-optimer", "run", shown, *(word for one in overrides for word in ("--set", one))])
+    settings = [key + "=" + (Path(value).name if value.startswith("/") else value) for key, value in _pairs(overrides)]
+    return shlex.join(["mergekit-optimer", "run", shown, *(word for one in settings for word in ("--set", one))])
+
+
+def _pairs(overrides: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(key, value) for key, _, value in (override.partition("=") for override in overrides)]

@@ -13,6 +13,7 @@ from mergekit_optimer.cli.options import (
     json_option,
     open_job,
     overrides_option,
+    read_job,
     recipe_argument,
     recipe_options,
     resolve_device,
@@ -49,7 +50,7 @@ def validate(recipe_path: Path, overrides: tuple[str, ...], data: bool) -> None:
     """
     recipe = load_recipe(recipe_path, overrides)
     if data:
-        pipeline.check_inputs(pipeline.Job(recipe, RunDir(Path("runs") / recipe.name), "cpu", ""))
+        pipeline.check_inputs(pipeline.Job(recipe, RunDir(Path("runs") / recipe.name), "cpu"))
     click.echo(f"{recipe_path}: no problems; recipe hash {recipe.hash[:12]}")
 
 
@@ -85,6 +86,7 @@ def search(as_json: bool, **options: Any) -> None:
     job = open_job(**options)
     with job.run.locked():
         winner = pipeline.search_weights(job).winner
+        pipeline.merge_winner(job)
     if as_json:
         show({"trial": winner.number, "value": winner.value, "weights": winner.weights})
     else:
@@ -116,7 +118,7 @@ def report(as_json: bool, **options: Any) -> None:
 
     Example: mergekit-optimer report recipe.yaml --json
     """
-    job = open_job(**options)
+    job = read_job(**options)
     show_report(pipeline.write_report(job), job.run.root, as_json)
 
 
@@ -127,7 +129,7 @@ def card(**options: Any) -> None:
 
     Example: mergekit-optimer card recipe.yaml
     """
-    click.echo(pipeline.write_card(open_job(**options)))
+    click.echo(pipeline.write_card(read_job(**options)))
 
 
 @click.command()

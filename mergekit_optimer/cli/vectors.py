@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mergekit_optimer import pipeline
-from mergekit_optimer.cli.options import json_option, open_job, recipe_options, show
+from mergekit_optimer.cli.options import json_option, open_job, read_job, recipe_options, show
 from mergekit_optimer.vectors import extract_vector, pool_table
 
 _folder = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -30,7 +30,7 @@ def extract(**options: Any) -> None:
     with job.run.locked():
         pipeline.make_vectors(job)
     for name in job.recipe.pool:
-        click.echo(job.vector_folder(name))
+        click.echo(job.vector(name).path)
 
 
 @vectors.command()
@@ -57,7 +57,7 @@ def show_pool(as_json: bool, **options: Any) -> None:
 
     Example: mergekit-optimer vectors show recipe.yaml --json
     """
-    table = pool_table(open_job(**options).pool)
+    table = pool_table(read_job(**options).pool)
     if as_json:
         show(table)
         return

@@ -118,6 +118,9 @@ def _parquet_rows(stream: IO[bytes], file: Path) -> Iterator[tuple[str, dict[str
             for row in batch.to_pylist():
                 number += 1
                 yield f"{file} row {number}", row
+    except UnicodeDecodeError as error:
+        # Arrow takes any bytes for text; they are decoded a batch at a time.
+        raise DataError(f"{file} holds text that is not UTF-8 after row {number}; convert it to UTF-8.") from error
     except pa.ArrowException as error:
         raise DataError(f"{file} is not a whole Parquet file ({str(error).splitlines()[0]}).") from error
 

@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 from lighteval.metrics.metrics_corpus import CorpusLevelPerplexityMetric
-from lighteval.metrics.metrics_sample import ExactMatches, LoglikelihoodAcc, SampleLevelComputation
+from lighteval.metrics.metrics_sample import (
+    MRR,
+    ROUGE,
+    ExactMatches,
+    F1_score,
+    LoglikelihoodAcc,
+    Recall,
+    SampleLevelComputation,
+)
 from lighteval.metrics.normalizations import LogProbCharNorm, LogProbPMINorm
 from lighteval.metrics.sample_preparator import TargetPerplexityPreparator
 from lighteval.metrics.utils.metric_utils import CorpusLevelMetric, Metric, MetricGrouping, SampleLevelMetric
@@ -33,6 +41,8 @@ from mergekit_optimer.tasks.prepared import SPLIT
 _OURS = {"prepared": True}
 # Worse than any score a metric of unknown scale gives, and still a number a sampler can work with.
 _UNKNOWN_FLOOR = 1.0e6
+# lighteval's metrics that are 0 at worst; of others, the user's own among them, no bound is known.
+_ZERO_AT_WORST = (ExactMatches, F1_score, LoglikelihoodAcc, MRR, Recall, ROUGE)
 
 
 @dataclass(frozen=True)
@@ -183,8 +193,15 @@ def _stock_task(task: PreparedTask, spec: LightevalSpec) -> ScorableTask:
     for doc in docs:
         # lighteval adds this to a list, and dies where it is its own default, a tuple.
         doc.stop_sequences = list(doc.stop_sequences or [])
-    kinds = {spec.metric: (higher_is_better, 0.0 if higher_is_better else _UNKNOWN_FLOOR)}
+    kinds = {spec.metric: (higher_is_better, _floor(metric, higher_is_better))}
     return ScorableTask(task.name, spec.metric, docs, [metric], kinds, stock=True)
+
+
+def _floor(metric: Metric, higher_is_better: bool) -> float:
+    """What a collapsed model is given: never more than a model that works can have."""
+    if not higher_is_better:
+        return _UNKNOWN_FLOOR
+    return 0.0 if isinstance(metric.sample_level_fn, _ZERO_AT_WORST) else -_UNKNOWN_FLOOR
 
 
 def _stock_metric(name: str, spec: LightevalSpec, task: LightevalTask) -> tuple[Metric, bool]:

@@ -1,4 +1,4 @@
-"""A model folder -> a model ready to be scored, and what to call it when memory gives out on the way."""
+"""A model folder -> a model ready to be scored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergekit_optimer.errors import InfrastructureError, TaskError
+from mergekit_optimer.errors import TaskError
+from mergekit_optimer.machine import memory_named
 
 if TYPE_CHECKING:
     import torch
@@ -64,21 +65,3 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-@contextmanager
-def memory_named(work: str) -> Iterator[None]:
-    """Turn running out of memory, and a device that fails, into an InfrastructureError: no fault of the model."""
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise InfrastructureError(f"Memory ran out while {work}; give fewer tokens a batch.") from error
-    except torch.AcceleratorError as error:
-        raise InfrastructureError(f"The device failed while {work}: {str(error).splitlines()[0]}") from error
-    except RuntimeError as error:
-        # The allocator of the CPU has no error class of its own.
-        if "DefaultCPUAllocator" not in str(error):
-            raise
-        raise InfrastructureError(f"Memory ran out while {work}; give fewer tokens a batch.") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mergekit_optimer.errors import TaskError
 from mergekit_optimer.evaluate.lighteval_compat import contained
 from mergekit_optimer.evaluate.loglikelihood import batch_tokens_for
-from mergekit_optimer.evaluate.models import memory_named
+from mergekit_optimer.machine import memory_named
 from mergekit_optimer.scores import MetricSamples, TaskScores
 from mergekit_optimer.tasks import PreparedTask
 

@@ -9,21 +9,30 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mergekit_optimer.errors import MergeError
-from mergekit_optimer.merge import merge_to_folder, merge_yaml, stock_yaml
-from mergekit_optimer.pipeline.job import MIXTURE, Job
-from mergekit_optimer.pipeline.stages import MergeAndScorer, dev_tasks, held_out_tasks
-from mergekit_optimer.recipe import Recipe
+from mergekit_optimer.errors import MergeError, NotFiniteError
+from mergekit_optimer.evaluate import Scorer, load_model
+from mergekit_optimer.merge import merge_yaml, stock_yaml
+from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.pipeline.stages import (
+    MergeAndScorer,
+    check_held_out_is_apart,
+    dev_tasks,
+    held_out_tasks,
+    merge_model,
+    merge_winner,
+)
+from mergekit_optimer.recipe import DATA_MIXTURE, Recipe
 from mergekit_optimer.runs import TEMPORARY, RunDir, content_hash, read_json, write_json
 from mergekit_optimer.scores import TaskScores
 from mergekit_optimer.search import warm_start_weights
-from mergekit_optimer.vectors import model_fingerprint
+from mergekit_optimer.vectors import model_fingerprint, tokenizer_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +44,13 @@ def compare_held_out(job: Job) -> None:
     """Score winner and baselines on the held-out set and write held_out.json.
 
     A model that is scored already, with the same weights and samples, is not scored again: a killed comparison
-    goes on where it was.
+    goes on where it was, and one that is done costs nothing.
+
+    Raises:
+        DataError: A held-out text is a dev text or was trained on.
     """
+    check_held_out_is_apart(job)
+    merge_winner(job)
     tasks = held_out_tasks(job)
     merger = MergeAndScorer(job, tasks)
     identity = content_hash([job.base_fingerprint, {task.name: task.content_hash for task in tasks}])
@@ -50,27 +64,49 @@ def compare_held_out(job: Job) -> None:
             inputs = content_hash([pool, winner if name == "winner" else None, _mixture_print(job, name)])
             if known.get(name, {}).get("inputs") == inputs:
                 models[name] = known[name]
-                log.info("held-out %d/%d  %s: scored before", number, len(makers), name)
                 continue
+            started = time.monotonic()
             target = work / f"model-{number}"
-            measured = merger.score_folder(maker(target))
+            scores = merger.score_folder(_made(maker, target))
             shutil.rmtree(target, ignore_errors=True)
-            scores = {task: one.to_json() for task, one in measured.scores.items()}
-            models[name] = {"inputs": inputs, "score_s": measured.score_s, "tasks": scores}
+            elapsed_s = time.monotonic() - started
+            tasks_json = {task: one.to_json() for task, one in scores.items()}
+            models[name] = {"inputs": inputs, "elapsed_s": round(elapsed_s, 3), "tasks": tasks_json}
             write_json(job.run.held_out_path, {"identity": identity, "models": known | models})
-            shown = "  ".join(f"{task} {one.score.value:.4f}" for task, one in measured.scores.items())
-            log.info("held-out %d/%d  %s: %s  %.1f s", number, len(makers), name, shown, measured.score_s)
-    write_json(job.run.held_out_path, {"identity": identity, "models": models})
+            shown = "  ".join(f"{task} {one.score.value:.4f}" for task, one in scores.items())
+            log.info("held-out %d/%d  %s: %s  %.1f s", number, len(makers), name, shown, elapsed_s)
+    if models == known:
+        log.info("compare: done before, nothing changed")
+    else:
+        write_json(job.run.held_out_path, {"identity": identity, "models": models})
+
+
+def _made(maker: Maker, target: Path) -> Path | None:
+    """Make a model; None where the merge is not finite (a sum may be more than a narrow dtype holds)."""
+    try:
+        return maker(target)
+    except NotFiniteError as error:
+        log.warning("%s", error)
+        return None
 
 
 def score_model(recipe: Recipe, model_dir: Path, held_out: bool, device: str) -> dict[str, TaskScores]:
-    """Score any folder with the base's architecture on the recipe's dev (or held-out) tasks; keeps nothing."""
+    """Score any model folder on the recipe's dev (or held-out) tasks; keeps nothing.
+
+    Raises:
+        MergeError: It has another tokenizer than the base: the samples are cut at the base's tokens.
+    """
     if not (model_dir / "config.json").is_file():
         raise MergeError(f"{model_dir} holds no model (no config.json).")
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(recipe, RunDir(Path(folder)), device, "")
+        job = Job(recipe, RunDir(Path(folder)), device)
+        if tokenizer_fingerprint(model_dir) != tokenizer_fingerprint(job.base.path):
+            raise MergeError(
+                f"{model_dir} has another tokenizer than the base {job.base.label}; scores would not compare."
+            )
         tasks = held_out_tasks(job) if held_out else dev_tasks(job)
-        return MergeAndScorer(job, tasks).score_folder(model_dir).scores
+        model = load_model(model_dir, device, recipe.base_model.trust_remote_code)
+        return Scorer(model, model_dir, tasks, device=device).score()
 
 
 def held_out_scores(job: Job) -> dict[str, dict[str, TaskScores]]:
@@ -90,7 +126,7 @@ def _known(job: Job, identity: str) -> dict[str, Any]:
 
 
 def _mixture_print(job: Job, name: str) -> str | None:
-    return model_fingerprint(job.run.checkpoint_dir(MIXTURE)) if name == MIXTURE else None
+    return model_fingerprint(job.run.checkpoint_dir(DATA_MIXTURE)) if name == DATA_MIXTURE else None
 
 
 @contextmanager
@@ -112,20 +148,18 @@ def _makers(job: Job, work: Path) -> dict[str, Maker]:
     if len(names) > 1:
         for method in ("ties", "dare_linear"):
             makers[method] = partial(_merge_stock, job, method, work)
-    if job.run.checkpoint_dir(MIXTURE).exists():
-        makers[MIXTURE] = lambda _: job.run.checkpoint_dir(MIXTURE)
+    if job.run.checkpoint_dir(DATA_MIXTURE).exists():
+        makers[DATA_MIXTURE] = lambda _: job.run.checkpoint_dir(DATA_MIXTURE)
     return makers
 
 
 def _merge_weights(job: Job, weights: dict[str, float], dtype: str, target: Path) -> Path:
-    text = merge_yaml(str(job.base.path), job.ingredients(), weights, dtype)
-    return merge_to_folder(text, target, device=job.device)
+    return merge_model(job, merge_yaml(str(job.base.path), job.ingredients, weights, dtype), target)
 
 
 def _merge_stock(job: Job, method: str, work: Path, target: Path) -> Path:
     checkpoints = [str(_checkpoint_over_base(job, name, work)) for name in job.pool.names]
-    text = stock_yaml(method, str(job.base.path), checkpoints, job.dtype)
-    return merge_to_folder(text, target, device=job.device, seed=job.recipe.seed)
+    return merge_model(job, stock_yaml(method, str(job.base.path), checkpoints, job.dtype), target)
 
 
 def _checkpoint_over_base(job: Job, name: str, work: Path) -> Path:

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mergekit_optimer.errors import VectorError
+from mergekit_optimer.errors import MergeError, VectorError
 from mergekit_optimer.hub import Located, locate
 from mergekit_optimer.merge import Ingredient
 from mergekit_optimer.recipe import Recipe, VectorSpec
 from mergekit_optimer.runs import RunDir
-from mergekit_optimer.vectors import TensorFolder, VectorPool, dtype_name, load_pool, model_fingerprint
+from mergekit_optimer.vectors import TensorFolder, VectorPool, load_pool, load_tokenizer, model_fingerprint
 
 log = logging.getLogger(__name__)
-
-MIXTURE = "data_mixture"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One recipe in one run folder on one device.
-
-    Attributes:
-        command: How to make this run again, for report and card.
-    """
+    """One recipe in one run folder on one device."""
 
     recipe: Recipe
     run: RunDir
     device: str
-    command: str
 
     @cached_property
     def base(self) -> Located:
@@ -47,14 +40,27 @@ class Job:
 
     @cached_property
     def dtype(self) -> str:
-        """Storage dtype of the base, and so of every merged model."""
-        return dtype_name(TensorFolder(self.base.path).dtype)
+        """Storage dtype of the base, and so of every merged model.
+
+        Raises:
+            MergeError: The base is stored in several dtypes, which one output dtype cannot give back.
+        """
+        dtypes = TensorFolder(self.base.path).dtypes
+        if len(dtypes) != 1:
+            raise MergeError(
+                f"Base model {self.base.label} is stored in {' and '.join(dtypes) or 'no floats'}; a merge has one "
+                "dtype. Load it with that dtype, save it with save_pretrained, and name the saved folder."
+            )
+        return dtypes[0]
 
     @cached_property
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+        """The base model's tokenizer.
 
-        return AutoTokenizer.from_pretrained(self.base.path)
+        Raises:
+            VectorError: The folder holds none.
+        """
+        return load_tokenizer(self.base.path, self.recipe.base_model.trust_remote_code)
 
     @cached_property
     def pool(self) -> VectorPool:
@@ -63,7 +69,7 @@ class Job:
         Raises:
             VectorError: A vector is not there yet, or does not fit.
         """
-        folders = {name: self.vector_folder(name) for name in self.recipe.pool}
+        folders = {name: self.vector(name).path for name in self.recipe.pool}
         missing = [name for name, folder in folders.items() if not folder.exists()]
         if missing:
             raise VectorError(
@@ -72,10 +78,10 @@ class Job:
         own_bases = frozenset(name for name, spec in self.recipe.pool.items() if spec.base is not None)
         return load_pool(self.base.path, folders, own_bases)
 
-    def vector_folder(self, name: str) -> Path:
-        """Folder of a vector: where the recipe says it lies, else in the run folder."""
+    def vector(self, name: str) -> Located:
+        """Where a vector lies: where the recipe says, else in the run folder."""
         spec = self.recipe.pool[name]
-        return locate(spec.delta, self.recipe, "model").path if spec.delta else self.run.vector_dir(name)
+        return locate(spec.delta, self.recipe, "model") if spec.delta else Located(self.run.vector_dir(name))
 
     def checkpoint(self, name: str) -> Located | None:
         """The CPT checkpoint a vector is made from; None for a vector that came as a delta."""
@@ -88,44 +94,57 @@ class Job:
         """The base a vector was trained from, where that is another than the recipe's."""
         return locate(spec.base, self.recipe, "model") if spec.base else None
 
-    def ingredients(self, label: Callable[[Path], str] = str) -> dict[str, Ingredient]:
-        """The pool as mergekit is to read it; ``label`` turns a path into what the YAML says."""
+    @cached_property
+    def ingredients(self) -> dict[str, Ingredient]:
+        """The pool as mergekit is to read it, by paths."""
         found = {}
         for name, spec in self.recipe.pool.items():
             checkpoint, own_base = self.checkpoint(name), self.own_base(spec)
             found[name] = Ingredient(
-                delta=label(self.vector_folder(name)),
-                checkpoint=label(checkpoint.path) if checkpoint else None,
-                base=label(own_base.path) if own_base else None,
+                delta=str(self.vector(name).path),
+                checkpoint=str(checkpoint.path) if checkpoint else None,
+                base=str(own_base.path) if own_base else None,
             )
         return found
 
-    def public_label(self, path: Path) -> str:
-        """What a published YAML calls a folder: repo@sha, or its place relative to run folder or recipe."""
-        for source in self._sources():
-            if source.path == path and source.repo is not None:
-                return source.label
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What a published text calls each folder of the merge, by its path: no two folders share a label.
+
+        A repository is repo@sha; a folder under run folder or recipe has its place there; any other the name of what
+        it is used for, as checkpoints/ja.
+        """
+        sources = [("base", self.base)]
+        for name, spec in self.recipe.pool.items():
+            checkpoint, own_base = self.checkpoint(name), self.own_base(spec)
+            sources.append((f"vectors/{name}", self.vector(name)))
+            sources += [(f"checkpoints/{name}", checkpoint)] if checkpoint else []
+            sources += [(f"bases/{name}", own_base)] if own_base else []
+        labels: dict[str, str] = {}
+        for use, source in sources:
+            label = source.label if source.repo is not None else self._place(source.path) or use
+            labels.setdefault(str(source.path), label if label not in labels.values() else use)
+        return labels
+
+    def _place(self, path: Path) -> str | None:
         for root in (self.run.root, self.recipe.folder):
             if path.is_relative_to(root):
                 return path.relative_to(root).as_posix()
-        return path.name
-
-    def _sources(self) -> Iterator[Located]:
-        yield self.base
-        for spec in self.recipe.pool.values():
-            for source in (spec.checkpoint, spec.delta, spec.base):
-                if source is not None:
-                    yield locate(source, self.recipe, "model")
+        return None
 
     @contextmanager
-    def stage(self, name: str, inputs: str) -> Iterator[bool]:
-        """Run a stage unless it is done: yields whether it is to be run, and records its time afterwards."""
-        if self.run.is_done(name, inputs):
+    def stage(self, name: str, inputs: str, output: Path) -> Iterator[bool]:
+        """Run a stage unless it is done and its output is there: yields whether it is to be run, and keeps its time."""
+        if self.run.is_done(name, inputs) and output.exists():
             log.info("%s: done before, nothing changed", name)
             yield False
             return
         started = time.monotonic()
-        yield True
-        elapsed_s = time.monotonic() - started
-        self.run.mark_done(name, inputs, elapsed_s)
+        is_done = False
+        try:
+            yield True
+            is_done = True
+        finally:
+            elapsed_s = time.monotonic() - started
+            self.run.record(name, inputs, elapsed_s, is_done)
         log.info("%s: done in %.1f s", name, elapsed_s)

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mergekit_optimer.cards import render_model_card
 from mergekit_optimer.merge import merge_yaml, portable_yaml
 from mergekit_optimer.pipeline.held_out import held_out_scores
-from mergekit_optimer.pipeline.job import MIXTURE, Job
-from mergekit_optimer.pipeline.stages import trial_records
+from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.recipe import DATA_MIXTURE
 from mergekit_optimer.report import BaseModelFacts, ReportData, RungFacts, SearchFacts, VectorFacts, build_report
 from mergekit_optimer.runs import package_versions, read_json, write_json, write_text
 from mergekit_optimer.scores import TaskScores
 from mergekit_optimer.search import TrialRecord, describe
 
-log = logging.getLogger(__name__)
-
 
 def write_report(job: Job) -> ReportData:
     """Gather the run's numbers into report/report.json."""
-    summary = read_json(job.run.winner_path)
-    records = trial_records(job)
+    summary, manifest = read_json(job.run.winner_path), job.run.manifest()
+    records = [TrialRecord.from_json(read_json(job.run.trial_dir(n) / "scores.json")) for n in summary["trials"]]
     winner = next(record for record in records if record.number == summary["winner"]["number"])
-    label = job.public_label
-    ingredients = job.ingredients(label)
-    recipe, publish = job.recipe, job.recipe.publish
+    recipe, publish, base = job.recipe, job.recipe.publish, str(job.base.path)
+
+    def label(path: str) -> str:
+        return job.labels[path]
+
     report = build_report(
         name=recipe.name,
         seed=recipe.seed,
-        recipe_hash=recipe.hash,
+        recipe_hash=manifest["recipe_hash"],
         versions=package_versions(),
-        device=job.device,
+        device=manifest["device"],
         dtype=job.dtype,
         base=BaseModelFacts(job.base.label, job.base.repo, job.base.revision, job.base_fingerprint),
         vectors=[_vector_facts(job, name, winner.weights[name]) for name in job.pool.names],
@@ -42,10 +40,10 @@ def write_report(job: Job) -> ReportData:
         dev=_dev_scores(records, winner),
         held_out=held_out_scores(job),
         timings=_timings(job, summary),
-        yaml=merge_yaml(label(job.base.path), ingredients, winner.weights, job.dtype),
-        portable_yaml=portable_yaml(label(job.base.path), ingredients, winner.weights, job.dtype),
+        yaml=merge_yaml(base, job.ingredients, winner.weights, job.dtype, label),
+        portable_yaml=portable_yaml(base, job.ingredients, winner.weights, job.dtype, label),
         portable_reason=None,
-        command=job.command,
+        command=manifest["command"],
         license=publish.license,
         language=publish.language,
         repo=publish.repo,
@@ -66,7 +64,7 @@ def write_card(job: Job) -> Path:
 
 def _vector_facts(job: Job, name: str, weight: float) -> VectorFacts:
     vector, spec = job.pool.vectors[name], job.recipe.pool[name]
-    source = job.checkpoint(name)
+    source = job.checkpoint(name) or job.vector(name)
     training = vector.training or {}
     own_base = job.own_base(spec)
     dataset = None
@@ -74,13 +72,13 @@ def _vector_facts(job: Job, name: str, weight: float) -> VectorFacts:
         dataset = str(job.recipe.train.datasets[spec.dataset])
     return VectorFacts(
         name=name,
-        label=job.public_label(source.path if source else job.vector_folder(name)),
-        repo=source.repo if source else None,
+        label=job.labels[str(source.path)],
+        repo=source.repo,
         dataset=dataset,
         weight=weight,
         norm=vector.norm,
         relative_norm=vector.relative_norm,
-        applied_fraction=vector.applied_fraction.get(job.dtype, {}).get("total", 1.0),
+        applied_fraction=vector.applied_fraction[job.dtype]["total"],
         n_tokens=training.get("n_tokens_trained"),
         n_steps=training.get("n_steps"),
         learning_rate=training.get("learning_rate"),
@@ -91,12 +89,11 @@ def _vector_facts(job: Job, name: str, weight: float) -> VectorFacts:
 
 def _search_facts(job: Job, summary: dict[str, Any], winner: TrialRecord, records: list[TrialRecord]) -> SearchFacts:
     spec = job.recipe.search
-    times = sorted((job.run.trial_dir(r.number) / "scores.json").stat().st_mtime for r in records)
     intervals = {name: spec.interval(name) for name in job.pool.names}
     return SearchFacts(
         sampler=spec.sampler.name,
         options=spec.sampler.model_dump(exclude={"name"}) if spec.sampler.name == "tpe" else {},
-        n_trials=summary["n_trials"],
+        n_trials=len(records),
         n_collapsed=summary["n_collapsed"],
         n_failed=summary["n_failed"],
         rungs=tuple(RungFacts(rung.n_samples, rung.top) for rung in spec.rungs),
@@ -105,8 +102,8 @@ def _search_facts(job: Job, summary: dict[str, Any], winner: TrialRecord, record
         best_trial=winner.number,
         best_value=winner.value,
         warm_starts=tuple(record.source.removeprefix("warm_start/") for record in records if "/" in record.source),
-        started=_iso(times[0]),
-        finished=_iso(times[-1]),
+        started=summary["started"],
+        finished=summary["finished"],
     )
 
 
@@ -121,21 +118,16 @@ def _dev_scores(records: list[TrialRecord], winner: TrialRecord) -> dict[str, di
 
 
 def _timings(job: Job, summary: dict[str, Any]) -> dict[str, float]:
-    """Seconds by what they were spent on; training of pool and mixture apart."""
-    stages = job.run.manifest()["stages"]
-    elapsed = {name: stage["elapsed_s"] for name, stage in stages.items()}
-    held_out = read_json(job.run.held_out_path)["models"].values()
+    """Seconds by what they were spent on, over all sessions; training of pool and mixture apart."""
+    elapsed = {name: float(stage["elapsed_s"]) for name, stage in job.run.manifest()["stages"].items()}
     trained = {name.partition("/")[2]: seconds for name, seconds in elapsed.items() if name.startswith("train/")}
+    held_out_s = sum(model["elapsed_s"] for model in read_json(job.run.held_out_path)["models"].values())
     timings = {
-        "train_s": sum(seconds for name, seconds in trained.items() if name != MIXTURE),
+        "train_s": sum(seconds for name, seconds in trained.items() if name != DATA_MIXTURE),
         "vectors_s": sum(seconds for name, seconds in elapsed.items() if name.startswith("vectors/")),
         "merge_s": summary["merge_s"],
         "score_s": summary["score_s"],
-        "held_out_score_s": sum(model["score_s"] for model in held_out),
-        "total_s": sum(elapsed.values()),
+        "held_out_s": held_out_s,
+        "total_s": sum(elapsed.values()) + held_out_s,
     }
-    return timings | ({"train_mixture_s": trained[MIXTURE]} if MIXTURE in trained else {})
-
-
-def _iso(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds")
+    return timings | ({"train_mixture_s": trained[DATA_MIXTURE]} if DATA_MIXTURE in trained else {})

@@ -4,43 +4,69 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergekit_optimer import corpora
-from mergekit_optimer.errors import MergeError, TaskError
+from mergekit_optimer.errors import MergeError, NotFiniteError
 from mergekit_optimer.evaluate import Scorer, load_model
 from mergekit_optimer.merge import merge_to_folder, merge_yaml, portable_yaml
-from mergekit_optimer.pipeline.job import MIXTURE, Job
-from mergekit_optimer.runs import content_hash, read_json, write_json, write_text
-from mergekit_optimer.search import Measured, Search, SearchResult, TrialRecord
+from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.recipe import DATA_MIXTURE
+from mergekit_optimer.runs import RunDir, content_hash, read_json, write_json, write_text
+from mergekit_optimer.scores import TaskScores
+from mergekit_optimer.search import Measured, Search, SearchResult
 from mergekit_optimer.tasks import PreparedTask, prepare_tasks, read_max_length, sample_texts
-from mergekit_optimer.train import train_dataset, train_mixture
-from mergekit_optimer.vectors import extract_vector, model_fingerprint
+from mergekit_optimer.train import check_training, train_dataset, train_mixture
+from mergekit_optimer.vectors import WELL_APPLIED, TensorFolder, check_finite, extract_vector, model_fingerprint
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
 
 def check_inputs(job: Job) -> None:
-    """Check what can be wrong before any work: base, data, tasks, and that held-out is apart from dev and training.
+    """Check what can be wrong before any work: base, data, options, tasks, and that held-out is apart from the rest.
 
     Raises:
         OptimerError: What is wrong, in a sentence.
     """
     recipe = job.recipe
-    if job.tokenizer.eos_token is None:
-        raise TaskError(f"The tokenizer of {job.base.label} has no EOS token; set one and save the base again.")
     log.info("base model %s: %s, fingerprint %s", job.base.label, job.dtype, job.base_fingerprint[:12])
+    for tensor_name, tensor in TensorFolder(job.base.path).items():
+        check_finite("the base model", tensor_name, tensor)
+    if recipe.train:
+        for name, dataset in sorted(recipe.train.datasets.items()):
+            check_training(recipe, name, job.base.path, job.device)
+            corpus = corpora.read_corpus(dataset, recipe)
+            log.info("dataset %s: %d documents, %d bytes", name, corpus.n_documents, corpus.size_bytes)
+        if recipe.train.mixture is not None:
+            check_training(recipe, DATA_MIXTURE, job.base.path, job.device)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = replace(job, run=RunDir(Path(folder)))
+        dev_tasks(trial)
+        held_out_tasks(trial)
+    check_held_out_is_apart(job)
+
+
+def check_held_out_is_apart(job: Job) -> None:
+    """Check by content that no held-out text is a dev text or was trained on.
+
+    Raises:
+        DataError: A text stands on both sides.
+    """
+    recipe = job.recipe
     seen: dict[str, Iterable[str]] = {
         f"dev task '{name}'": sample_texts(spec, recipe) for name, spec in recipe.tasks.items()
     }
-    if recipe.train:
-        for name, dataset in sorted(recipe.train.datasets.items()):
-            corpus = corpora.read_corpus(dataset, recipe)
-            log.info("dataset %s: %d documents, %d bytes", name, corpus.n_documents, corpus.size_bytes)
-            seen[f"dataset '{name}'"] = corpus.dataset["text"]
+    for name, dataset in recipe.train.datasets.items() if recipe.train else ():
+        seen[f"dataset '{name}'"] = corpora.read_corpus(dataset, recipe).dataset["text"]
     corpora.check_disjoint(seen, {name: sample_texts(spec, recipe) for name, spec in recipe.held_out.items()})
 
 
@@ -51,48 +77,48 @@ def train_pool(job: Job, datasets: list[str] | None = None, mixture: bool | None
         datasets: Which ones; None for all that the pool needs.
         mixture: Whether to train the mixture; None: where the recipe says so.
     """
-    section = job.recipe.train
+    recipe, section = job.recipe, job.recipe.train
     if section is None:
         return
-    if datasets is None:
-        datasets = sorted({spec.dataset for spec in job.recipe.pool.values() if spec.dataset})
-    common = [job.base_fingerprint, job.recipe.seed, section.defaults]
-    for name in datasets:
-        corpus = corpora.read_corpus(section.datasets[name], job.recipe)
-        inputs = content_hash([*common, section.datasets[name].sft_options, corpus.fingerprint])
-        with job.stage(f"train/{name}", inputs) as wanted:
+    pool = sorted({spec.dataset for spec in recipe.pool.values() if spec.dataset})
+    common = [job.base_fingerprint, recipe.seed, section.defaults]
+
+    def inputs(name: str) -> list[Any]:
+        return [section.datasets[name].sft_options, corpora.read_corpus(section.datasets[name], recipe).fingerprint]
+
+    for name in pool if datasets is None else datasets:
+        folder = job.run.checkpoint_dir(name)
+        with job.stage(f"train/{name}", content_hash([*common, *inputs(name)]), folder) as wanted:
             if wanted:
-                _discard(job.run.checkpoint_dir(name))
-                train_dataset(job.recipe, name, job.base.path, job.run.checkpoint_dir(name), device=job.device)
+                train_dataset(recipe, name, job.base.path, folder, device=job.device, replace=True)
     if section.mixture is not None if mixture is None else mixture:
-        options = {name: spec.sft_options for name, spec in section.datasets.items()}
-        prints = {name: corpora.read_corpus(s, job.recipe).fingerprint for name, s in section.datasets.items()}
+        mixed = pool or sorted(section.datasets)
         shares = section.mixture.shares if section.mixture else None
-        with job.stage(f"train/{MIXTURE}", content_hash([*common, options, prints, shares])) as wanted:
+        folder = job.run.checkpoint_dir(DATA_MIXTURE)
+        key = content_hash([*common, shares, {name: inputs(name) for name in mixed}])
+        with job.stage(f"train/{DATA_MIXTURE}", key, folder) as wanted:
             if wanted:
-                _discard(job.run.checkpoint_dir(MIXTURE))
-                train_mixture(job.recipe, job.base.path, job.run.checkpoint_dir(MIXTURE), device=job.device)
+                train_mixture(recipe, job.base.path, folder, device=job.device, datasets=mixed, replace=True)
 
 
 def make_vectors(job: Job) -> None:
     """Extract the distribution vector of each checkpoint of the pool; stored deltas are used where they lie."""
     for name, spec in job.recipe.pool.items():
-        checkpoint = job.checkpoint(name)
+        checkpoint, folder = job.checkpoint(name), job.run.vector_dir(name)
         if checkpoint is None:
             continue
         if not checkpoint.path.exists():
             raise MergeError(f"Dataset '{spec.dataset}' is not trained yet; run `mergekit-optimer train` first.")
         base = job.own_base(spec) or job.base
         inputs = content_hash([model_fingerprint(checkpoint.path), model_fingerprint(base.path), spec.dtype])
-        with job.stage(f"vectors/{name}", inputs) as wanted:
+        with job.stage(f"vectors/{name}", inputs, folder) as wanted:
             if not wanted:
                 continue
-            _discard(job.run.vector_dir(name))
-            folder = job.run.vector_dir(name)
+            _discard(folder)
             vector = extract_vector(name, checkpoint.path, base.path, folder, base.label, spec.dtype)
             log.info("vector %s: norm %.4g, %.2g of the base's", name, vector.norm, vector.relative_norm)
-            applied = vector.applied_fraction.get(job.dtype, {}).get("total", 1.0)
-            if applied < 0.9:
+            applied = vector.applied_fraction[job.dtype]["total"]
+            if applied < WELL_APPLIED:
                 log.warning("vector %s: only %.0f %% of it survives storage as %s", name, 100 * applied, job.dtype)
 
 
@@ -107,48 +133,41 @@ def held_out_tasks(job: Job) -> list[PreparedTask]:
 
 
 def search_weights(job: Job) -> SearchResult:
-    """Search the merge weights on the dev set and merge the winner."""
+    """Search the merge weights on the dev set."""
     tasks = dev_tasks(job)
-    identity = _search_identity(job, tasks)
+    pool = {name: vector.files for name, vector in job.pool.vectors.items()}
+    section = job.recipe.search.model_dump(mode="json", exclude={"n_trials"})
+    samples = {task.name: task.content_hash for task in tasks}
+    # What decides a trial's score; a longer study is the same study.
+    identity = content_hash([job.base_fingerprint, pool, samples, section, job.recipe.seed])
     inputs = content_hash([identity, job.recipe.search.n_trials])
-    merger = MergeAndScorer(job, tasks)
-    with job.stage("search", inputs) as wanted:
-        search = Search(job.recipe, job.run, job.pool.names, identity, merger)
-        result = search.run()
-        if wanted:
-            log.info("winner: trial #%d  dev %.4f", result.winner.number, result.winner.value)
-    write_winner(job, result)
+    with job.stage("search", inputs, job.run.winner_path):
+        result = Search(job.recipe, job.run, job.pool.names, identity, MergeAndScorer(job, tasks)).run()
+        write_json(job.run.winner_path, result.to_json())
+    log.info("winner: trial #%d  dev %.4f", result.winner.number, result.winner.value)
     return result
 
 
-def write_winner(job: Job, result: SearchResult) -> None:
-    """Write the winner's record, its YAML with the portable twin, and the merged model."""
-    winner = result.winner
-    yaml_text = merge_yaml(str(job.base.path), job.ingredients(), winner.weights, job.dtype)
+def merge_winner(job: Job) -> None:
+    """Write the winner's merged model and its YAML with the portable twin, unless they are there."""
+    weights = read_json(job.run.winner_path)["winner"]["weights"]
+    base = str(job.base.path)
     pool = {name: vector.files for name, vector in job.pool.vectors.items()}
-    inputs = content_hash([job.base_fingerprint, pool, winner.weights, job.dtype])
-    with job.stage("merge_winner", inputs) as wanted:
+    inputs = content_hash([job.base_fingerprint, pool, weights, job.dtype])
+    with job.stage("merge_winner", inputs, job.run.model_dir) as wanted:
         if wanted:
             _discard(job.run.model_dir)
-            merge_to_folder(yaml_text, job.run.model_dir, device=job.device)
+            yaml_text = merge_yaml(base, job.ingredients, weights, job.dtype)
             write_text(job.run.best_dir / "merge.yaml", yaml_text)
-            twin = portable_yaml(str(job.base.path), job.ingredients(), winner.weights, job.dtype)
+            twin = portable_yaml(base, job.ingredients, weights, job.dtype)
             write_text(job.run.best_dir / "merge.portable.yaml", twin)
-    summary = {
-        "winner": winner.to_json() | {"tasks": None},
-        "n_trials": len(result.trials),
-        "n_collapsed": sum(bool(trial.collapsed) for trial in result.trials),
-        "n_failed": result.n_failed,
-        "merge_s": sum(trial.merge_s for trial in result.trials),
-        "score_s": sum(trial.score_s for trial in result.trials),
-    }
-    write_json(job.run.winner_path, summary)
+            merge_model(job, yaml_text, job.run.model_dir)
 
 
-def trial_records(job: Job) -> list[TrialRecord]:
-    """The finished trials of the run, in order of their number."""
-    paths = sorted((job.run.root / "trials").glob("*/scores.json"))
-    return [TrialRecord.from_json(read_json(path)) for path in paths]
+def merge_model(job: Job, yaml_text: str, out_dir: Path) -> Path:
+    """Run a configuration with the job's device and seed."""
+    trust = job.recipe.base_model.trust_remote_code
+    return merge_to_folder(yaml_text, out_dir, device=job.device, seed=job.recipe.seed, trust_remote_code=trust)
 
 
 class MergeAndScorer:
@@ -156,55 +175,58 @@ class MergeAndScorer:
 
     def __init__(self, job: Job, tasks: list[PreparedTask]) -> None:
         self._job, self._tasks = job, tasks
-        self._ingredients = job.ingredients()
-        self._live: tuple[Any, Scorer] | None = None
+
+    @cached_property
+    def _live(self) -> torch.nn.Module:
+        """The model whose weights every trial overwrites: the base, in the base's dtype."""
+        job = self._job
+        return load_model(job.base.path, job.device, job.recipe.base_model.trust_remote_code)
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self._live, self._job.base.path, self._tasks, device=self._job.device)
 
     def __call__(self, weights: Mapping[str, float], trial_dir: Path, start: int, stop: int) -> Measured:
         job = self._job
-        yaml_text = merge_yaml(str(job.base.path), self._ingredients, weights, job.dtype)
+        yaml_text = merge_yaml(str(job.base.path), job.ingredients, weights, job.dtype)
         write_text(trial_dir / "merge.yaml", yaml_text)
         model_dir = trial_dir / "model"
         _discard(model_dir)
         started = time.monotonic()
         try:
-            merge_to_folder(yaml_text, model_dir, device=job.device)
-            scorer = self._load(model_dir)
+            self._load(merge_model(job, yaml_text, model_dir))
+        except NotFiniteError as error:
+            log.info("%s: %s", trial_dir.name, error)
+            self._collapse()
         finally:
             _discard(model_dir)
         merged = time.monotonic()
-        scores = scorer.score(stop, start=start)
+        scores = self._scorer.score(stop, start=start)
         return Measured(scores, merged - started, time.monotonic() - merged)
 
-    def score_folder(self, model_dir: Path) -> Measured:
-        """Score a model folder on all samples."""
-        started = time.monotonic()
-        scorer = self._load(model_dir)
-        loaded = time.monotonic()
-        return Measured(scorer.score(), loaded - started, time.monotonic() - loaded)
+    def score_folder(self, model_dir: Path | None) -> dict[str, TaskScores]:
+        """Score a model folder on all samples; None stands for a model that is not finite."""
+        if model_dir is None:
+            self._collapse()
+        else:
+            self._load(model_dir)
+        return self._scorer.score()
 
-    def _load(self, model_dir: Path) -> Scorer:
+    def _load(self, model_dir: Path) -> None:
         """Bring a folder's weights into the live model, in the base's dtype."""
         job = self._job
-        if self._live is None:
-            live = load_model(job.base.path, job.device, job.recipe.base_model.trust_remote_code)
-            self._live = (live, Scorer(live, job.base.path, self._tasks, device=job.device))
-        live, scorer = self._live
         fresh = load_model(model_dir, job.device, job.recipe.base_model.trust_remote_code)
-        live.load_state_dict(fresh.state_dict())
-        return scorer
+        self._live.load_state_dict(fresh.state_dict())
+
+    def _collapse(self) -> None:
+        """Make the live model what the merge is: without a finite value, so that it is scored as collapsed."""
+        for parameter in self._live.parameters():
+            parameter.data.fill_(float("nan"))
 
 
 def _prepared(job: Job, part: str, specs: dict[str, Any]) -> list[PreparedTask]:
     length = read_max_length(job.base.path)
     return prepare_tasks(specs, job.recipe, job.tokenizer, length, job.run.samples_dir(part))
-
-
-def _search_identity(job: Job, tasks: list[PreparedTask]) -> str:
-    """Hash of what decides a trial's score: pool, tasks and the search section without its length."""
-    vectors = {name: vector.files for name, vector in job.pool.vectors.items()}
-    section = job.recipe.search.model_dump(mode="json", exclude={"n_trials"})
-    samples = {task.name: task.content_hash for task in tasks}
-    return content_hash([job.base_fingerprint, vectors, samples, section, job.recipe.seed])
 
 
 def _discard(folder: Path) -> None:

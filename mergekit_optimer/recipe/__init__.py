@@ -2,25 +2,22 @@
 
 from mergekit_optimer.recipe.load import load_recipe
 from mergekit_optimer.recipe.models import (
-    ChoiceTask,
+    DATA_MIXTURE,
     DatasetSpec,
-    GenerateTask,
-    LightevalTask,
-    ModelSource,
     Objective,
     Recipe,
     Rung,
     SamplerSpec,
     SearchSection,
-    Source,
-    TaskSpec,
-    TextSource,
-    TextTask,
+    TrainSection,
     VectorSpec,
     WeightInterval,
 )
+from mergekit_optimer.recipe.sources import ModelSource, Source, TextSource
+from mergekit_optimer.recipe.tasks import ChoiceTask, GenerateTask, LightevalTask, TaskSpec, TextTask
 
 __all__ = [
+    "DATA_MIXTURE",
     "ChoiceTask",
     "DatasetSpec",
     "GenerateTask",
@@ -35,6 +32,7 @@ __all__ = [
     "TaskSpec",
     "TextSource",
     "TextTask",
+    "TrainSection",
     "VectorSpec",
     "WeightInterval",
     "load_recipe",

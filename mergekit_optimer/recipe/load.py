@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from mergekit_optimer.errors import RecipeError
 from mergekit_optimer.recipe.models import Recipe
-
-_EXPONENT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
+from mergekit_optimer.recipe.yaml_numbers import number_advice
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -80,8 +78,9 @@ def _sentence(problem: Any) -> str:
         return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
     if kind == "missing":
         return f"{where}: missing"
-    if isinstance(value, str) and _EXPONENT.match(value):
-        return f"{where}: '{value}' is text in YAML; write {float(value)!r} as a number with a dot"
+    wants_number = kind in ("int_type", "float_type")
+    if wants_number and isinstance(value, str) and (advice := number_advice(value, whole=kind == "int_type")):
+        return f"{where}: {advice}"
     if isinstance(value, bool) and kind != "bool_type":
         return f"{where}: YAML reads yes, no, on and off as true or false; put the word in quotes"
     message = str(problem["msg"]).removeprefix("Value error, ")

@@ -4,57 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from mergekit_optimer.recipe.sft_options import check_sft_options
+from mergekit_optimer.recipe.sources import Finite, ModelSource, Name, Positive, Section, Source, TextSource
+from mergekit_optimer.recipe.tasks import TaskSpec
 
-# A name becomes a folder name and a line of a card: letters, digits, dot, dash and underscore only.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[int, Field(gt=0)]
+# The baseline trained on the mixed data; its checkpoint lies among those of the datasets.
+DATA_MIXTURE = "data_mixture"
 
-
-class Section(BaseModel):
-    """A part of the recipe: frozen, typed strictly, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Source(Section):
-    """Where files come from: a local path (relative to the recipe) or a Hub repository at a revision."""
-
-    path: str | None = None
-    repo: str | None = None
-    revision: str | None = None
-
-    @model_validator(mode="after")
-    def _has_one_place(self) -> Self:
-        if (self.path is None) == (self.repo is None):
-            raise ValueError("give either path or repo")
-        if self.revision is not None and self.repo is None:
-            raise ValueError("revision belongs to repo, not to path")
-        return self
-
-    def __str__(self) -> str:
-        if self.repo is None:
-            return str(self.path)
-        return f"{self.repo}@{self.revision}" if self.revision else self.repo
-
-
-class ModelSource(Source):
-    """A model folder or repository. Code shipped with a model runs only where the recipe says so."""
-
-    trust_remote_code: bool = False
-
-
-class TextSource(Source):
-    """Documents: .txt (one a file), .jsonl or .parquet, also .xz or .gz, a folder of them, or a Hub dataset."""
-
-    text_field: str = "text"
-    split: str = "train"
+_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 class DatasetSpec(TextSource):
@@ -89,6 +52,15 @@ class TrainSection(Section):
     @classmethod
     def _defaults_are_sft_options(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_sft_options(value)
+        return value
+
+    @field_validator("datasets")
+    @classmethod
+    def _leaves_the_baseline_its_name(cls, value: dict[str, DatasetSpec]) -> dict[str, DatasetSpec]:
+        if DATA_MIXTURE in value:
+            raise ValueError(
+                f"{DATA_MIXTURE} is the name of the baseline trained on the mixed data; give the dataset another name"
+            )
         return value
 
     @model_validator(mode="after")
@@ -197,7 +169,7 @@ class SearchSection(Section):
     sampler: SamplerSpec = SamplerSpec()
     n_trials: Positive = 100
     weights: WeightSpace = WeightInterval(low=-0.5, high=1.25)
-    warm_starts: list[WarmStart] = ["zero", "uniform_average", "half", "singles"]
+    warm_starts: list[WarmStart] = Field(default=["zero", "uniform_average", "half", "singles"])
     rungs: list[Rung] = Field(default=[Rung(n_samples=100), Rung(n_samples=300, top=3)], min_length=1)
     objective: Objective
 
@@ -223,50 +195,6 @@ class SearchSection(Section):
         return self.weights if isinstance(self.weights, WeightInterval) else self.weights[vector]
 
 
-class TextTask(TextSource):
-    """Bits per byte of documents, each cut to its first ``max_tokens`` tokens."""
-
-    kind: Literal["text"]
-    metric: Literal["bits_per_byte"] = "bits_per_byte"
-    max_tokens: Positive = 256
-
-
-class ChoiceTask(TextSource):
-    """The gold continuation among distractors, from jsonl items or, with ``make_choices``, from raw text."""
-
-    kind: Literal["choice"]
-    metric: Literal["gold_ll", "gold_p", "acc", "acc_norm"] = "gold_ll"
-    question_field: str = "question"
-    choices_field: str = "choices"
-    answer_field: str = "answer"
-    make_choices: bool = False
-    max_tokens: Positive = 256
-
-
-class GenerateTask(TextSource):
-    """Greedy generation compared with the answer's text."""
-
-    kind: Literal["generate"]
-    metric: Literal["exact_match"] = "exact_match"
-    question_field: str = "question"
-    answer_field: str = "answer"
-    max_new_tokens: Positive = 32
-    stop: list[str] = ["\n"]
-
-
-class LightevalTask(Section):
-    """A stock lighteval task ("gsm8k|0") or one of the user's own task file."""
-
-    kind: Literal["lighteval"]
-    task: str
-    metric: str
-    file: str | None = None
-    higher_is_better: bool = True
-
-
-TaskSpec = Annotated[TextTask | ChoiceTask | GenerateTask | LightevalTask, Field(discriminator="kind")]
-
-
 class PublishSection(Section):
     """What the card and the repository of the merged model say."""
 
@@ -274,6 +202,14 @@ class PublishSection(Section):
     private: bool = True
     license: str = "other"
     language: list[str] = Field(default_factory=list)
+
+    @field_validator("repo")
+    @classmethod
+    def _is_a_repository(cls, value: str | None) -> str | None:
+        # It is written into cards and reports, where a path of this machine has no place.
+        if value is not None and not _REPO.fullmatch(value):
+            raise ValueError(f"'{value}' is no repository; write owner/name, of letters, digits, '.', '_' and '-'")
+        return value
 
 
 class Recipe(Section):
@@ -297,17 +233,37 @@ class Recipe(Section):
         for name, spec in self.pool.items():
             if spec.dataset is not None and spec.dataset not in datasets:
                 problems.append(f"vectors.{name}: dataset '{spec.dataset}' is not in train.datasets")
+        shares = self.train.mixture.shares if self.train and self.train.mixture else None
+        unpooled = sorted(set(shares or {}) - {spec.dataset for spec in self.pool.values()})
+        if unpooled:
+            problems.append(f"train.mixture.shares: {', '.join(unpooled)} is no vector's dataset")
         if not self.pool:
             problems.append("no vectors: give train.datasets or vectors")
         weights = self.search.weights
         if isinstance(weights, dict) and set(weights) != set(self.pool):
             problems.append(f"search.weights: intervals for {sorted(weights)}, vectors are {sorted(self.pool)}")
+        problems += self._weights_without_base()
         unknown = sorted(self.search.objective.task_names - set(self.tasks))
         if unknown:
             problems.append(f"search.objective: {', '.join(unknown)} not in tasks ({', '.join(sorted(self.tasks))})")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _weights_without_base(self) -> list[str]:
+        """Name the intervals without 0 where trials are measured against the base model, which is all weights 0."""
+        if not (self.search.objective.gain_over_base or self.search.objective.keep):
+            return []
+        weights = self.search.weights
+        if isinstance(weights, WeightInterval):
+            intervals = {"the interval": weights}
+        else:
+            intervals = {f"the interval of '{name}'": interval for name, interval in sorted(weights.items())}
+        return [
+            f"search.weights: {which} excludes 0, but the objective measures trials against the base model"
+            for which, interval in intervals.items()
+            if interval.low > 0 or interval.high < 0
+        ]
 
     @property
     def pool(self) -> dict[str, VectorSpec]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import math
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from mergekit_optimer.recipe.yaml_numbers import number_advice
 
 _CLASSES = (
     ("trl", "trainer/sft_config.py", "SFTConfig"),
@@ -35,7 +38,15 @@ OWNED = {
     "packing": "documents are always packed",
 }
 
-_NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+# TRL takes any number for these and dies of it, or trains on nothing.
+_ABOVE_ZERO = {
+    "max_length",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "logging_steps",
+    "save_steps",
+}
 
 
 @cache
@@ -55,7 +66,7 @@ def sft_annotations() -> dict[str, str]:
 
 
 def check_sft_options(options: dict[str, Any]) -> None:
-    """Raise ValueError with every problem of a set of SFTConfig options: unknown, owned by us, or of a wrong type."""
+    """Raise ValueError with every problem of a set of SFTConfig options: unknown, owned by us, or of a wrong value."""
     known = sft_annotations()
     problems = []
     for name, value in sorted(options.items()):
@@ -63,11 +74,32 @@ def check_sft_options(options: dict[str, Any]) -> None:
             problems.append(f"{name} cannot be set here: {OWNED[name]}")
         elif name not in known:
             problems.append(f"{name} is not an option of TRL's SFTConfig")
-        else:
-            numeric = any(word in known[name] for word in ("int", "float"))
-            if numeric and isinstance(value, str) and _NUMBER.match(value):
-                problems.append(f"{name}: '{value}' is text in YAML; write {float(value)!r} as a number with a dot")
-            elif isinstance(value, bool) and "bool" not in known[name]:
-                problems.append(f"{name}: YAML reads yes, no, on and off as true or false; put the word in quotes")
+        elif problem := _problem(name, value, set(re.findall(r"\w+", known[name])) - {"Optional", "Union"}):
+            problems.append(problem)
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def _problem(name: str, value: Any, kinds: set[str]) -> str | None:
+    """Say what is wrong with the value of one option, whose annotation names these types."""
+    if isinstance(value, bool):
+        if "bool" in kinds:
+            return None
+        return f"{name}: YAML reads yes, no, on and off as true or false; put the word in quotes"
+    if isinstance(value, str) and kinds & {"int", "float"} and (advice := number_advice(value, "float" not in kinds)):
+        return f"{name}: {advice}"
+    if not kinds <= {"int", "float", "None"} or (value is None and "None" in kinds):
+        return None
+    if not isinstance(value, int | float):
+        return f"{name} must be a {'number' if 'float' in kinds else 'whole number'}, not {value!r}"
+    if isinstance(value, float) and "float" not in kinds:
+        return f"{name} must be a whole number, not {value!r}"
+    if not math.isfinite(value):
+        return f"{name} must be a finite number, not {value!r}"
+    if name in _ABOVE_ZERO and value <= 0:
+        return f"{name} must be above 0, not {value!r}"
+    if name == "learning_rate" and value < 0:
+        return f"{name} must be 0 or more, not {value!r}"
+    if name == "max_steps" and value <= 0 and value != -1:
+        return f"{name} must be -1 or above 0, not {value!r}"
+    return None

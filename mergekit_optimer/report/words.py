@@ -5,9 +5,7 @@ from __future__ import annotations
 from mergekit_optimer.compare import BASE, WINNER
 from mergekit_optimer.report.data import ReportData
 from mergekit_optimer.report.numbers import format_interval, format_number, format_score, format_weight
-
-# Below this share of a vector the merged model is not the one that was searched (cf. the applied fraction).
-_WELL_APPLIED = 0.9
+from mergekit_optimer.vectors import WELL_APPLIED
 
 
 def verdict_sentence(report: ReportData) -> str:
@@ -60,7 +58,7 @@ def limits(report: ReportData) -> list[str]:
                 f"The weight of {vector.name} ({format_weight(vector.weight)}) lies at the {word} bound of its "
                 f"interval ({format_number(bound)}): a better one may lie beyond."
             )
-        if vector.applied_fraction < _WELL_APPLIED:
+        if vector.applied_fraction < WELL_APPLIED:
             found.append(
                 f"Rounding to {report.dtype} keeps {format_number(vector.applied_fraction)} of the vector "
                 f"{vector.name}: the stored model is not quite the one that was searched."

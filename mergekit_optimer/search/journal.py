@@ -71,6 +71,8 @@ def open_study(path: Path, name: str, identity: str) -> Any:
         raise SearchError(
             f"{path} belongs to a study of other vectors, tasks or objective. Restore them, or give another --run-dir."
         )
+    # What was given up in an earlier session gets another chance: memory or a worker may be back.
+    study.set_user_attr("session", study.user_attrs.get("session", 0) + 1)
     _sweep(study)
     return study
 
@@ -89,27 +91,47 @@ def give_back(study: Any, number: int, reason: str, attempt: int | None = None) 
     Args:
         attempt: Number of the coming attempt; None: as it was (an interruption is nobody's fault).
     """
+    frozen = study.trials[number]
+    _fail(study, number, {"reason": reason, "next_attempt": attempt or frozen.user_attrs.get("attempt", 1)})
+
+
+def give_up(study: Any, number: int, reason: str) -> None:
+    """Mark an unfinished trial FAILED for good, as far as this session goes."""
+    _fail(study, number, {"reason": reason, "next_attempt": 1, "given_up_in": study.user_attrs["session"]})
+
+
+def given_up(study: Any) -> int:
+    """How many weight vectors were given up in this session."""
+    session = study.user_attrs["session"]
+    return sum(trial.user_attrs.get("given_up_in") == session for trial in study.get_trials(deepcopy=False))
+
+
+def _fail(study: Any, number: int, attributes: dict[str, Any]) -> None:
     import optuna
 
-    frozen = study.trials[number]
-    trial = optuna.trial.Trial(study, frozen._trial_id)
-    trial.set_user_attr("reason", reason)
-    trial.set_user_attr("next_attempt", attempt or frozen.user_attrs.get("attempt", 1))
+    trial = optuna.trial.Trial(study, study.trials[number]._trial_id)
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
     study.tell(number, state=optuna.trial.TrialState.FAIL)
 
 
-def queue_retry(study: Any) -> bool:
+def queue_retry(study: Any, n_weights: int) -> bool:
     """Queue the weights of the first trial that was given back and not tried again; False where there is none.
 
     A trial that died before its weights were drawn needs no retry: the next proposal is the same.
     """
+    session = study.user_attrs["session"]
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get("retry_of") for trial in trials}
     for trial in trials:
-        params = trial.params or trial.system_attrs.get("fixed_params")
-        if "next_attempt" in trial.user_attrs and trial.number not in retried and params:
-            attributes = {"retry_of": trial.number, "attempt": trial.user_attrs["next_attempt"]}
-            source = trial.user_attrs.get("source")
-            study.enqueue_trial(params, user_attrs=attributes | ({"source": source} if source else {}))
+        attributes = trial.user_attrs
+        if "next_attempt" not in attributes or trial.number in retried or attributes.get("given_up_in") == session:
+            continue
+        # Drawn one by one: a trial killed in between holds only some of its weights.
+        weights = trial.system_attrs.get("fixed_params") or trial.params
+        if len(weights) == n_weights:
+            queued = {"retry_of": trial.number, "attempt": attributes["next_attempt"]}
+            source = {"source": attributes["source"]} if "source" in attributes else {}
+            study.enqueue_trial(weights, user_attrs=queued | source)
             return True
     return False

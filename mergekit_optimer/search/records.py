@@ -76,11 +76,32 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A finished study: the winner, all finished trials in order, and how many trials failed."""
+    """A finished study.
+
+    Attributes:
+        trials: The finished trials in order.
+        n_failed: Weight vectors given up after failing again and again.
+        started: Begin of the first trial, ISO 8601 in UTC; ``finished``: end of the last.
+    """
 
     winner: TrialRecord
     trials: list[TrialRecord]
     n_failed: int
+    started: str
+    finished: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary that the later stages read; scores stay in the trials' files."""
+        return {
+            "winner": {"number": self.winner.number, "weights": self.winner.weights, "value": self.winner.value},
+            "trials": [trial.number for trial in self.trials],
+            "n_collapsed": sum(bool(trial.collapsed) for trial in self.trials),
+            "n_failed": self.n_failed,
+            "merge_s": sum(trial.merge_s for trial in self.trials),
+            "score_s": sum(trial.score_s for trial in self.trials),
+            "started": self.started,
+            "finished": self.finished,
+        }
 
 
 def append_samples(task: TaskScores, more: TaskScores | None) -> TaskScores:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mergekit_optimer.errors import InfrastructureError, SearchError
+from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
 from mergekit_optimer.recipe import Recipe
 from mergekit_optimer.runs import RunDir, read_json, write_json
 from mergekit_optimer.scores import TaskScores, collapsed, floored
-from mergekit_optimer.search.journal import INTERRUPTED, give_back, open_study, queue_retry
+from mergekit_optimer.search.journal import INTERRUPTED, give_back, give_up, given_up, open_study, queue_retry
 from mergekit_optimer.search.objective import Judgement, judge, needs_base
 from mergekit_optimer.search.proposals import make_sampler, warm_start_weights
 from mergekit_optimer.search.records import Measured, MergeAndScore, SearchResult, TrialRecord, append_samples
@@ -23,6 +24,7 @@ from mergekit_optimer.search.records import Measured, MergeAndScore, SearchResul
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
+MAX_GIVEN_UP = 3
 
 
 class Search:
@@ -54,15 +56,18 @@ class Search:
         space = {name: optuna.distributions.FloatDistribution(i.low, i.high) for name, i in intervals.items()}
         begun_at = self._n_done()
         while (n_done := self._n_done()) < self._spec.n_trials:
+            self._stop_when_nothing_works()
             self._queue_next()
             self._study.sampler = make_sampler(self._spec.sampler, self._recipe.seed, n_done)
             trial = self._study.ask(space)
             self._run_trial(trial, n_done, begun_at)
         records = self.records()
         if not records:
-            reason = next((t.user_attrs.get("reason") for t in self._study.trials if "reason" in t.user_attrs), "?")
-            raise SearchError(f"All {self._spec.n_trials} trials failed; the first reason: {reason}")
-        return SearchResult(self._climb(records), self.records(), self._n_given_up())
+            raise SearchError(f"All {self._spec.n_trials} trials failed; the last reason: {self._last_reason()}")
+        winner = self._climb()
+        done = [trial for trial in self._study.get_trials(deepcopy=False) if trial.datetime_complete]
+        started, finished = min(t.datetime_start for t in done), max(t.datetime_complete for t in done)
+        return SearchResult(winner, self.records(), given_up(self._study), _utc(started), _utc(finished))
 
     def records(self) -> list[TrialRecord]:
         """The finished trials in order, read from their files."""
@@ -77,7 +82,7 @@ class Search:
 
         if self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
             return
-        if queue_retry(self._study):
+        if queue_retry(self._study, len(self._vectors)):
             return
         known = {trial.user_attrs.get("source") for trial in self._study.get_trials(deepcopy=False)}
         for name, weights in self._warm_starts.items():
@@ -111,7 +116,11 @@ class Search:
             source = trial.user_attrs.get("source", "sampler")
             record, judgement = self._judged(trial.number, weights, source, n_samples, measured)
             write_json(self._scores_path(trial.number), record.to_json())
-        except (InfrastructureError, OSError, MemoryError) as error:
+        except (DiskError, OSError) as error:
+            # A full disk would fail every trial to come: stop, and go on from here when there is room.
+            give_back(self._study, trial.number, f"{type(error).__name__}: {error}")
+            raise
+        except (InfrastructureError, MemoryError) as error:
             self._fail(trial, error)
             return
         except BaseException:
@@ -163,24 +172,42 @@ class Search:
             log.warning("trial #%d FAILED (%s); its weights are tried again", trial.number, reason)
             give_back(self._study, trial.number, reason, attempt + 1)
             return
+        log.warning("trial #%d FAILED (%s); given up after %d attempts", trial.number, reason, attempt)
+        give_up(self._study, trial.number, reason)
+
+    def _stop_when_nothing_works(self) -> None:
+        """Stop after some weight vectors in a row were given up: the machine, not the weights, is what fails."""
         import optuna
 
-        log.warning("trial #%d FAILED (%s); given up after %d attempts", trial.number, reason, attempt)
-        trial.set_user_attr("reason", reason)
-        trial.set_user_attr("given_up", True)
-        self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
+        trials = self._study.get_trials(deepcopy=False, states=ended)
+        last = trials[-MAX_GIVEN_UP * MAX_ATTEMPTS :]
+        in_row = sum(trial.user_attrs.get("given_up_in") == self._study.user_attrs["session"] for trial in last)
+        if in_row == MAX_GIVEN_UP and all(trial.state == optuna.trial.TrialState.FAIL for trial in last):
+            raise SearchError(
+                f"{MAX_GIVEN_UP} weight vectors in a row failed {MAX_ATTEMPTS} times each; the last reason: "
+                f"{self._last_reason()} Mend it, then run the same command again: it goes on."
+            )
 
-    def _climb(self, records: list[TrialRecord]) -> TrialRecord:
+    def _last_reason(self) -> str:
+        reasons = [trial.user_attrs["reason"] for trial in self._study.trials if "reason" in trial.user_attrs]
+        return str(reasons[-1]) if reasons else "unknown"
+
+    def _climb(self) -> TrialRecord:
         """Re-score the best of each rung on the next one's samples; return the best of the last."""
-        contenders = _kept_at(self._spec.rungs[0].n_samples, records)
+        contenders = _kept_at(self._spec.rungs[0].n_samples, self.records())
         for below, rung in zip(self._spec.rungs, self._spec.rungs[1:], strict=False):
             # By the rung below, also for a trial that climbed before: a restart must pick the same ones.
             best = sorted(contenders, key=_rank_at(below.n_samples))[: rung.top]
             if needs_base(self._spec.objective):
-                self._base = self._extend(_base_record(records), rung.n_samples).scores
-            contenders = _kept_at(rung.n_samples, [self._extend(record, rung.n_samples) for record in best])
+                self._base = self._extend(_base_record(self.records()), rung.n_samples).scores
+            # Read anew: the base may be among the best and has just been extended.
+            now = {record.number: record for record in self.records()}
+            contenders = [self._extend(now[record.number], rung.n_samples) for record in best]
+            contenders = _kept_at(rung.n_samples, contenders)
             for record in sorted(contenders, key=_rank_at(rung.n_samples)):
-                log.info("rung of %d samples: trial #%d  dev %.4f", rung.n_samples, record.number, record.value)
+                value = record.values[rung.n_samples]
+                log.info("rung of %d samples: trial #%d  dev %.4f", rung.n_samples, record.number, value)
         return min(contenders, key=_rank_at(self._spec.rungs[-1].n_samples))
 
     def _extend(self, record: TrialRecord, n_samples: int) -> TrialRecord:
@@ -231,10 +258,7 @@ class Search:
         import optuna
 
         complete = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        return len(complete) + self._n_given_up()
-
-    def _n_given_up(self) -> int:
-        return sum(bool(trial.user_attrs.get("given_up")) for trial in self._study.get_trials(deepcopy=False))
+        return len(complete) + given_up(self._study)
 
     def _scores_path(self, number: int) -> Path:
         return self._run.trial_dir(number) / "scores.json"
@@ -269,3 +293,8 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _utc(moment: datetime) -> str:
+    """Optuna's local, naive time as ISO 8601 in UTC."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_optimer.errors import TrainError
+from mergekit_optimer.machine import memory_named
 
 # Copied as they are: a tokenizer that is loaded and saved again may come out with other words in its files.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
@@ -19,14 +20,16 @@ def load_base(base_dir: Path, trust_remote_code: bool) -> Any:
 
     Raises:
         TrainError: It is no causal language model, or tensors are missing and would be made up.
+        InfrastructureError: It does not fit into memory.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            base_dir, dtype=torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
+        with memory_named(f"loading base model {base_dir.name} in float32"):
+            model, info = AutoModelForCausalLM.from_pretrained(
+                base_dir, dtype=torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise TrainError(f"Base model {base_dir.name} cannot be loaded: {str(error).splitlines()[0]}") from error
     if info["missing_keys"]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergekit_optimer import runs
-from mergekit_optimer.errors import InfrastructureError, RunFolderError, TrainError
+from mergekit_optimer.errors import RunFolderError, TrainError
+from mergekit_optimer.machine import memory_named
 from mergekit_optimer.train.checkpoint import check_weights, load_base, make_plain
 from mergekit_optimer.train.options import make_config
 from mergekit_optimer.train.progress import progress_callback, quiet_bars
@@ -59,16 +60,19 @@ class Training:
         return {name: part.wanted_share for name, part in self.mixture.items()} if self.mixture else None
 
 
-def run_training(training: Training, tokenizer: Any, base_dir: Path, out_dir: Path) -> TrainingRecord:
+def run_training(
+    training: Training, tokenizer: Any, base_dir: Path, out_dir: Path, *, replace: bool = False
+) -> TrainingRecord:
     """Train, or go on with an interrupted training of the same inputs, and write the checkpoint folder.
+
+    Args:
+        replace: Whether something else in ``out_dir`` is deleted, before training begins.
 
     Raises:
         TrainError: The base does not fit, packing lost a token, or training diverged.
         InfrastructureError: Memory ran out.
-        RunFolderError: ``out_dir`` holds something else.
+        RunFolderError: ``out_dir`` holds something else and ``replace`` is off.
     """
-    import torch
-
     working = WorkingFolder(out_dir.parent / f".{out_dir.name}.training")
     config = make_config(training.name, training.options, working.trainer_dir)
     versions = runs.package_versions()
@@ -85,22 +89,21 @@ def run_training(training: Training, tokenizer: Any, base_dir: Path, out_dir: Pa
             "versions": {package: versions[package] for package in _DECIDING_PACKAGES},
         }
     )
-    if (out_dir / RECORD_NAME).exists() and (record := read_record(out_dir)).inputs == inputs:
+    done = _finished(out_dir)
+    if done and done.inputs == inputs:
         log.info("train %s: done already", training.name)
         working.remove()
-        return record
-    if out_dir.exists():
+        return done
+    if out_dir.exists() and not replace:
         raise RunFolderError(f"{out_dir} exists and holds another training; delete it or restore the recipe.")
+    # Of several processes, the first clears up and the others find it done.
     with config.main_process_first(local=False, desc="working folder"):
+        _discard(out_dir)
         working.enter(training.name, inputs)
-    try:
-        with quiet_bars():
-            session = _train(training, tokenizer, base_dir, config, working)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise InfrastructureError(
-            f"Training '{training.name}' ran out of memory on {training.device}: lower per_device_train_batch_size "
-            "(and raise gradient_accumulation_steps as much) or max_length, then run it again."
-        ) from error
+    # The two options that decide how much memory it takes.
+    size = " and ".join(f"{key} {training.options[key]}" for key in ("per_device_train_batch_size", "max_length"))
+    with quiet_bars(), memory_named(f"training '{training.name}' on {training.device} with {size}"):
+        session = _train(training, tokenizer, base_dir, config, working)
     record = TrainingRecord(
         name=training.name,
         inputs=inputs,
@@ -127,6 +130,23 @@ def run_training(training: Training, tokenizer: Any, base_dir: Path, out_dir: Pa
             runs.write_json(folder / RECORD_NAME, record.to_json())
         working.remove()
     return record
+
+
+def _finished(out_dir: Path) -> TrainingRecord | None:
+    """Return the record of the training that a folder holds, None where it holds none that can be told."""
+    if not (out_dir / RECORD_NAME).exists():
+        return None
+    try:
+        return read_record(out_dir)
+    except RunFolderError:
+        return None
+
+
+def _discard(out_dir: Path) -> None:
+    if out_dir.is_dir():
+        shutil.rmtree(out_dir)
+    else:
+        out_dir.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -63,14 +63,13 @@ def effective_options(recipe: Recipe, dataset: str | None, device: str) -> dict[
     return options | {"seed": recipe.seed}
 
 
-def make_config(name: str, options: dict[str, Any], output_dir: Path) -> SFTConfig:
-    """Build TRL's configuration.
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Check what needs no TRL, which takes seconds to import.
 
     Raises:
-        TrainError: No such device, packing would lose tokens, or SFTConfig refuses an option.
+        TrainError: No such device, or packing would lose tokens.
     """
     import torch
-    from trl import SFTConfig
 
     if not options.get("use_cpu") and not torch.cuda.is_available():
         raise TrainError(f"Dataset '{name}': there is no CUDA device on this machine; train with --device cpu.")
@@ -81,6 +80,17 @@ def make_config(name: str, options: dict[str, Any], output_dir: Path) -> SFTConf
         )
     if options["max_length"] is None:
         raise TrainError(f"Dataset '{name}': packing needs max_length; give a number of tokens.")
+
+
+def make_config(name: str, options: dict[str, Any], output_dir: Path) -> SFTConfig:
+    """Build TRL's configuration.
+
+    Raises:
+        TrainError: As ``check_options``, or SFTConfig refuses an option.
+    """
+    check_options(name, options)
+    from trl import SFTConfig
+
     # Padded rows carry a mask to count by; padding-free batches hold nothing but tokens.
     counting = "non_padding" if options["packing_strategy"] == "wrapped" else "all"
     owned = {
@@ -108,8 +118,9 @@ def load_tokenizer(name: str, base_dir: Path, options: dict[str, Any], trust_rem
     try:
         config = AutoConfig.from_pretrained(base_dir, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(base_dir, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise TrainError(f"Base model {base_dir.name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, OSError | ValueError) and str(error) else repr(error)
+        raise TrainError(f"Base model {base_dir.name} cannot be loaded: {reason}") from error
     if tokenizer.eos_token is None and options.get("eos_token") is None:
         raise TrainError(
             f"The tokenizer of base model {base_dir.name} has no end-of-text token, so documents cannot be told "

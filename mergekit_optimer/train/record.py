@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_optimer import runs
+from mergekit_optimer.errors import RunFolderError
 
 RECORD_NAME = "training_record.json"
 
@@ -80,8 +81,12 @@ def read_record(checkpoint_dir: Path) -> TrainingRecord:
     Raises:
         RunFolderError: It is missing or damaged.
     """
-    data = runs.read_json(checkpoint_dir / RECORD_NAME)
-    data["loss_curve"] = [(int(step), float(loss)) for step, loss in data["loss_curve"]]
-    if data["mixture"] is not None:
-        data["mixture"] = {name: MixturePart(**part) for name, part in data["mixture"].items()}
-    return TrainingRecord(**data)
+    path = checkpoint_dir / RECORD_NAME
+    data = runs.read_json(path)
+    try:
+        data["loss_curve"] = [(int(step), float(loss)) for step, loss in data["loss_curve"]]
+        if data["mixture"] is not None:
+            data["mixture"] = {name: MixturePart(**part) for name, part in data["mixture"].items()}
+        return TrainingRecord(**data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(f"{path} is no training record of this version; train it again.") from error

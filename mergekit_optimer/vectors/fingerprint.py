@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from mergekit_optimer.errors import VectorError
 from mergekit_optimer.vectors.tensors import TensorFolder
@@ -40,8 +41,8 @@ def model_fingerprint(model_dir: Path) -> str:
     return _seen[key]
 
 
-def tokenizer_fingerprint(model_dir: Path) -> str:
-    """SHA-256 over the vocabulary with its ids, the special tokens, and the ids of a probe text.
+def load_tokenizer(model_dir: Path, trust_remote_code: bool = False) -> Any:
+    """Load the tokenizer of a model folder.
 
     Raises:
         VectorError: The folder holds no tokenizer that transformers can load.
@@ -49,9 +50,18 @@ def tokenizer_fingerprint(model_dir: Path) -> str:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    except (OSError, ValueError) as error:
+        return AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
         raise VectorError(f"{model_dir} holds no tokenizer; save it there with save_pretrained.") from error
+
+
+def tokenizer_fingerprint(model_dir: Path) -> str:
+    """SHA-256 over the vocabulary with its ids, the special tokens, and the ids of a probe text.
+
+    Raises:
+        VectorError: The folder holds no tokenizer that transformers can load.
+    """
+    tokenizer = load_tokenizer(model_dir)
     content = [
         sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]),
         sorted(tokenizer.all_special_tokens),

@@ -44,7 +44,7 @@ class TensorFolder:
         """Open a model folder.
 
         Raises:
-            VectorError: No safetensors, a shard is missing, or a file is truncated.
+            VectorError: No folder, no safetensors, a shard is missing, or index or file is damaged.
         """
         self.folder = folder
         self._files: dict[str, Any] = {}
@@ -52,8 +52,10 @@ class TensorFolder:
         self.names = sorted(self._file_of)
 
     def _find(self) -> dict[str, str]:
+        if not self.folder.is_dir():
+            raise VectorError(f"{self.folder} is no folder; give the folder that holds the model's safetensors.")
         if (self.folder / INDEX).exists():
-            weight_map: dict[str, str] = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            weight_map = _read_index(self.folder / INDEX)
         elif (self.folder / SINGLE).exists():
             weight_map = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
         else:
@@ -70,7 +72,7 @@ class TensorFolder:
     def _open(self, file: str) -> Any:
         from safetensors import SafetensorError, safe_open
 
-        if Path(file).name != file:
+        if Path(file).name != file or file in ("", ".."):
             raise VectorError(f"{self.folder / INDEX} points outside its folder ({file}); do not use it.")
         if file not in self._files:
             path = self.folder / file
@@ -78,6 +80,8 @@ class TensorFolder:
                 self._files[file] = safe_open(str(path), framework="pt")
             except FileNotFoundError as error:
                 raise VectorError(f"{path} is missing; fetch the model again.") from error
+            except OSError as error:
+                raise VectorError(f"{path} cannot be read ({error}); fetch the model again.") from error
             except SafetensorError as error:
                 raise VectorError(f"{path} is truncated or no safetensors file ({error}); fetch it again.") from error
         return self._files[file]
@@ -103,12 +107,26 @@ class TensorFolder:
         return [self.folder / file for file in sorted(set(self._file_of.values()))]
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that holds most of the elements: what the folder is stored in."""
-        sizes: dict[torch.dtype, int] = {}
-        for _, tensor in self.items():
-            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
-        return max(sizes, key=lambda dtype: sizes[dtype])
+    def dtypes(self) -> list[str]:
+        """The float dtypes of the tensors, by name, sorted."""
+        return sorted({dtype_name(tensor.dtype) for _, tensor in self.items() if tensor.is_floating_point()})
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Return the shard of each tensor."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise VectorError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise VectorError(f"{path} is no index of safetensors files (it is not JSON); fetch it again.") from error
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
+        raise VectorError(
+            f"{path} is no index of safetensors files (its weight_map does not name a file for each tensor); "
+            "fetch it again."
+        )
+    return weight_map
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 RECORD = "distribution_vector.json"
+# Below this applied fraction the stored model is not quite the one that was searched.
+WELL_APPLIED = 0.9
+# What a merged model may be stored in: the applied fraction is known for each.
+OUTPUT_DTYPES = ("bfloat16", "float16", "float32")
 _COPIED = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab.json",
            "merges.txt", "*.model", "chat_template.jinja", "added_tokens.json")  # fmt: skip
 
@@ -187,7 +191,7 @@ class _Moments:
 
     def __init__(self) -> None:
         self.square: dict[str, float] = {}
-        self.applied: dict[str, dict[str, float]] = {"float32": {}, "bfloat16": {}}
+        self.applied: dict[str, dict[str, float]] = {dtype: {} for dtype in OUTPUT_DTYPES}
         self.base_square = 0.0
 
     def add(self, what: str, name: str, theta: torch.Tensor, tau: torch.Tensor) -> None:
@@ -202,7 +206,8 @@ class _Moments:
         for key in ("total", module_kind(name)):
             self.square[key] = self.square.get(key, 0.0) + square
             for dtype, sums in self.applied.items():
-                kept = _dot(merged.to(getattr(torch, dtype)).float() - theta, tau)
+                # Beyond the range of a narrow dtype nothing is kept.
+                kept = _dot((merged.to(getattr(torch, dtype)).float() - theta).nan_to_num(posinf=0.0, neginf=0.0), tau)
                 sums[key] = sums.get(key, 0.0) + kept
 
     def norm(self, key: str) -> float:

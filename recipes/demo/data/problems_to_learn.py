@@ -107,7 +107,7 @@ def rows_of_chairs(d: Draw) -> Problem:
     )
 
 
-@template("train")
+@template("base")
 def buys_two_kinds(d: Draw) -> Problem:
     x, t, u = d.name(), d.things(), d.things()
     a, p, b, q = d.int(2, 9), d.int(2, 9), d.int(2, 9), d.int(2, 12)
@@ -202,7 +202,7 @@ def area_minus_pond(d: Draw) -> Problem:
     )
 
 
-@template("train")
+@template("base")
 def eggs_of_hens(d: Draw) -> Problem:
     hens, each, days = d.int(4, 15), d.int(2, 5), d.int(2, 6)
     total = hens * each * days
@@ -216,7 +216,7 @@ def eggs_of_hens(d: Draw) -> Problem:
     )
 
 
-@template("train")
+@template("base")
 def three_times_as_many(d: Draw) -> Problem:
     x, y, things, a, k = d.name(), d.name(), d.things(), d.int(5, 30), d.int(2, 5)
     return Problem(
@@ -351,7 +351,7 @@ def bakery_day(d: Draw) -> Problem:
     )
 
 
-@template("train")
+@template("base")
 def books_on_shelves(d: Draw) -> Problem:
     x, shelves, each, n = d.name(), d.int(3, 9), d.int(8, 25), d.int(5, 30)
     return Problem(
@@ -375,7 +375,7 @@ def hours_to_minutes(d: Draw) -> Problem:
     )
 
 
-@template("train")
+@template("base")
 def team_points(d: Draw) -> Problem:
     x, a, b, c = d.name(), d.int(4, 12), d.int(3, 9), d.int(1, 6)
     return Problem(
@@ -390,7 +390,7 @@ def team_points(d: Draw) -> Problem:
     )
 
 
-@template("train")
+@template("base")
 def rope_pieces(d: Draw) -> Problem:
     x, n, piece, rest = d.name(), d.int(3, 12), d.int(4, 20), d.int(1, 3)
     what = d.pick("rope", "wire", "ribbon", "string")

@@ -31,9 +31,9 @@ EOS = "<|endoftext|>"
 VOCAB_SIZE = 4096
 MAX_LENGTH = 512
 SEQUENCE_LENGTH = 256
-BATCH_SIZE = 16
-WARMUP_STEPS = 60
-PEAK_LR = 4e-3
+BATCH_SIZE = 8
+WARMUP_STEPS = 100
+PEAK_LR = 3e-3
 
 
 def read_texts(name: str) -> list[str]:
@@ -150,7 +150,7 @@ def bits_per_byte(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=DATA_DIR / "base")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1500)
     args = parser.parse_args()
     torch.set_num_threads(1)
     texts = read_texts("base.jsonl.xz")

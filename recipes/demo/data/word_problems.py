@@ -6,6 +6,7 @@ that a model is never scored on a story that it was trained on.
 """
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -116,14 +117,14 @@ def generate(role: Role, n: int, seed: int) -> list[tuple[str, Problem]]:
 def choices(problem: Problem, rng: random.Random) -> tuple[list[str], int]:
     """Four different answers, one of them right, and its index.
 
-    The wrong ones are mistakes that people make: a number of the story or of a middle step, one or ten off, a doubled
-    or halved result, swapped digits.
+    The wrong ones are likely slips: off by a little or by tens, swapped digits, a number of the story or of a middle
+    step. All four have the same number of digits, for any model finds a shorter number likelier than a longer one.
     """
     answer = problem.answer
-    words = " ".join((problem.question, *problem.steps)).replace("$", " ").replace(".", " ").replace(",", " ").split()
-    middle = [int(word) for word in words if word.isdigit()]
-    slips = [answer + 1, answer - 1, answer + 10, answer - 10, answer * 2, answer // 2, int(str(answer)[::-1])]
-    wrong = sorted({number for number in middle + slips if number >= 0 and number != answer})
+    words = re.findall(r"\d+", " ".join((problem.question, *problem.steps)))
+    slips = [answer + off for off in (-100, -20, -10, -2, -1, 1, 2, 10, 20, 100)] + [int(str(answer)[::-1])]
+    candidates = {number for number in (*map(int, words), *slips) if number >= 0 and number != answer}
+    wrong = sorted(number for number in candidates if len(str(number)) == len(str(answer)))
     options = [answer, *rng.sample(wrong, 3)]
     rng.shuffle(options)
     return [str(option) for option in options], options.index(answer)
