@@ -116,6 +116,29 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(micro_recipe: Path, t
     )
 
 
+WATCH_NETWORK = """
+import socket, sys
+def watch(name):
+    original = getattr(socket.socket, name)
+    def watched(self, address, *rest):
+        if self.family != socket.AF_UNIX:
+            print(f"network: {address}", file=sys.stderr)
+        return original(self, address, *rest)
+    setattr(socket.socket, name, watched)
+watch("connect"), watch("connect_ex")
+"""
+
+
+def test_a_whole_run_asks_the_network_for_nothing(micro_recipe: Path, tmp_path: Path) -> None:
+    words = ["run", str(micro_recipe), "--run-dir", str(tmp_path / "run"), "--set", "search.n_trials=2"]
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    command = [*COMMAND[:2], WATCH_NETWORK + COMMAND[2], *words]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "network:" not in result.stderr
+    assert "Held-out scores" in result.stdout
+
+
 def test_data_go_to_stdout_and_the_rest_to_stderr(micro_recipe: Path, tmp_path: Path) -> None:
     result = call("train", micro_recipe, "--run-dir", tmp_path / "run", "--dataset", "ja")
     assert result.returncode == 0, result.stderr
