@@ -226,7 +226,10 @@ class MergeAndScorer:
 
 def _prepared(job: Job, part: str, specs: dict[str, Any]) -> list[PreparedTask]:
     length = read_max_length(job.base.path)
-    return prepare_tasks(specs, job.recipe, job.tokenizer, length, job.run.samples_dir(part))
+    tasks = prepare_tasks(specs, job.recipe, job.tokenizer, length, job.run.samples_dir(part))
+    sizes = (f"{task.name} {task.n_samples if task.n_samples is not None else 'as lighteval has'}" for task in tasks)
+    log.info("%s samples: %s", part.replace("_", "-"), ", ".join(sizes))
+    return tasks
 
 
 def _discard(folder: Path) -> None:

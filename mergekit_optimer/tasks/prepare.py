@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from mergekit_optimer.tasks.samples import (
     text_of,
     text_samples,
 )
-
-log = logging.getLogger(__name__)
 
 # Below two samples a score has no standard error.
 MIN_SAMPLES = 2
@@ -93,7 +90,6 @@ def _prepare(name: str, spec: TaskSpec, recipe: Recipe, setting: Setting, folder
             f"Task '{name}' has {len(samples)} samples from {spec}; needs {MIN_SAMPLES} or more, for a standard error."
         )
     random.Random(recipe.seed).shuffle(samples)
-    log.info("task %s: %d samples", name, len(samples))
     return write_samples(name, spec, samples, folder)
 
 
