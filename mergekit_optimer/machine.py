@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from mergekit_optimer.errors import InfrastructureError
 
-_DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
+# Only what writing runs into: a refused or failing read is another matter, with a file of its own to name.
+_DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager

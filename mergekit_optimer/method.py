@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 METHOD = "distribution_arithmetic"
 VECTOR_PARAMETERS = ("weight", "kind", "base", "name")
 SHARED_PARAMETERS = ("lambda",)
+KINDS = ("checkpoint", "delta", "reference")
 
 
 def register() -> None:
@@ -71,6 +72,10 @@ def check_parameters(config: dict[str, Any]) -> None:
         problems += _unknown(f"{place}.parameters.", entry.get("parameters"), VECTOR_PARAMETERS)
     if problems:
         raise MergeError(f"mergekit would ignore {', '.join(problems)}; correct the spelling or remove it.")
+    for _, entry in entries:
+        kind = (entry.get("parameters") or {}).get("kind", "checkpoint")
+        if kind not in KINDS:
+            raise MergeError(f"The kind of {entry.get('model')} is {kind!r}; it must be one of {', '.join(KINDS)}.")
     shared = config.get("parameters") or {}
     numbers = [("weight", shared.get("weight")), ("lambda", shared.get("lambda"))]
     numbers += [(f"weight of {e.get('model')}", (e.get("parameters") or {}).get("weight")) for _, e in entries]

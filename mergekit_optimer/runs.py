@@ -100,7 +100,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         if reason is None:
             raise
         raise DiskError(
-            f"{target} cannot be written: {reason}. Make room, then run the same command again: it goes on."
+            f"{target} cannot be written: {reason}. Mend that, then run the same command again: it goes on."
         ) from error
 
 
@@ -235,9 +235,9 @@ def open_run(
     if run.manifest_path.exists():
         if _changed_keys(run, recipe_now):
             with run.locked():
-                manifest = run.manifest() | {"recipe": recipe_now, "recipe_hash": recipe.hash, "command": command}
-                write_json(run.manifest_path, manifest)
-    elif run.root.exists() and any(path != run.recipe_path for path in run.root.iterdir()):
+                now = {"recipe": recipe_now, "recipe_hash": recipe.hash, "command": command}
+                write_json(run.manifest_path, run.manifest() | now | {"overrides": list(overrides)})
+    elif run.root.exists() and any(not _is_left_of_a_start(path) for path in run.root.iterdir()):
         raise RunFolderError(f"{run.root} exists and is no run folder; give another --run-dir.")
     else:
         facts = {
@@ -256,6 +256,11 @@ def open_run(
     if not run.recipe_path.exists() or run.recipe_path.read_text(encoding="utf-8") != text:
         write_text(run.recipe_path, text)
     return run
+
+
+def _is_left_of_a_start(path: Path) -> bool:
+    """Whether a file is what a process killed while it made a run folder leaves."""
+    return path.name in ("recipe.yaml", ".lock") or path.name.startswith(TEMPORARY)
 
 
 def read_run(root: Path, recipe: Recipe) -> RunDir:

@@ -90,6 +90,13 @@ def test_a_full_disk_while_saving_leaves_nothing_half(
     assert exists.returncode == 1
     assert "exists" in exists.stderr
 
+    config["models"][0]["model"] = "./gone"
+    (tmp_path / "merge.yaml").write_text(yaml.safe_dump(config))
+    gone = call("merge", tmp_path / "merge.yaml", tmp_path / "other")
+    assert gone.returncode == 1
+    assert "./gone does not exist" in last_line(gone.stderr)
+    assert not (tmp_path / "other").exists()
+
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(micro_recipe: Path, tmp_path: Path) -> None:
     words = ["run", str(micro_recipe), "--run-dir", str(tmp_path / "run"), "--set", "train.mixture=null"]

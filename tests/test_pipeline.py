@@ -255,6 +255,64 @@ def test_what_would_fail_after_the_search_is_refused_before_the_training(
     assert not (tmp_path / "run/checkpoints").exists()
 
 
+OWN_TASK = """
+from lighteval.metrics.metrics import Metrics
+from lighteval.tasks.lighteval_task import LightevalTaskConfig
+from lighteval.tasks.requests import Doc
+
+
+def prompt(line, task_name=None):
+    return Doc(task_name=task_name, query=line["text"][:10], choices=[" a", " b"], gold_index=0)
+
+
+TASKS_TABLE = [
+    LightevalTaskConfig(
+        name="own", prompt_function=prompt, hf_repo=FOLDER, hf_subset="default", hf_avail_splits=["train"],
+        evaluation_splits=["train"], metrics=[Metrics.loglikelihood_acc], stop_sequence=["x"],
+    )
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"held_out": {"own": {"kind": "lighteval", "task": "own|0", "metric": "accc"}}}, "no metric 'accc', only acc"),
+        ({"vectors": {"it": {"checkpoint": {"path": "nowhere"}}}}, "nowhere does not exist"),
+        ({"vectors": {"it": {"checkpoint": {"path": "base"}, "base": {"path": "none"}}}}, "none does not exist"),
+        ({"vectors": {"it": {"delta": {"path": "base"}}}}, "holds no distribution_vector.json"),
+    ],
+)
+def test_a_wrong_task_or_vector_from_elsewhere_is_found_before_the_training(
+    micro_recipe: Path, section: dict[str, Any], sentence: str
+) -> None:
+    recipe = yaml.safe_load(micro_recipe.read_text())
+    for key, value in section.items():
+        recipe[key] = recipe.get(key, {}) | value
+    for task in recipe["held_out"].values():
+        if task["kind"] == "lighteval":
+            folder = micro_recipe.parent / "own"
+            write_documents(folder / "train.jsonl", "en", 4, seed=50)
+            (micro_recipe.parent / "own.py").write_text(OWN_TASK.replace("FOLDER", repr(str(folder))))
+            task["file"] = "own.py"
+    micro_recipe.write_text(yaml.safe_dump(recipe))
+    assert sentence in call_error("validate", micro_recipe)
+
+
+def test_a_model_left_by_a_killed_trial_is_swept(finished: Path, micro_recipe: Path) -> None:
+    left = finished / "trials/0002/.tmp-model"
+    left.mkdir()
+    assert call("run", micro_recipe, "--run-dir", finished, "--device", "cpu").exit_code == 0
+    assert not left.exists()
+
+
+def test_the_total_time_is_the_sum_of_its_parts(finished: Path, micro_recipe: Path) -> None:
+    longer = ("--run-dir", finished, "--device", "cpu", "--set", "search.n_trials=7")
+    assert call("run", micro_recipe, *longer).exit_code == 0
+    timings = report_of(finished)["timings"]
+    assert timings.pop("total_s") == pytest.approx(sum(timings.values()))
+
+
 def test_vectors_from_elsewhere_need_no_training(finished: Path, micro_recipe: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load(micro_recipe.read_text())
     del recipe["train"]
@@ -267,16 +325,18 @@ def test_vectors_from_elsewhere_need_no_training(finished: Path, micro_recipe: P
         "ja": {"delta": {"path": "dv-ja"}},
         "math": {"checkpoint": {"path": str(tmp_path / "math/final")}, "dtype": "bfloat16"},
         "more": {"checkpoint": {"path": str(tmp_path / "ja/final")}, "base": {"path": "base"}},
+        "most": {"checkpoint": {"path": "checkpoints/more"}},
     }
-    recipe["search"]["n_trials"] = 5
+    shutil.copytree(finished / "checkpoints/ja", micro_recipe.parent / "checkpoints/more")
+    recipe["search"]["n_trials"] = 6
     other = micro_recipe.with_name("other.yaml")
     other.write_text(yaml.safe_dump(recipe))
     result = call("run", other, "--run-dir", tmp_path / "other", "--device", "cpu")
     assert result.exit_code == 0, result.output
     report = report_of(tmp_path / "other")
-    assert set(report["scores"]["held_out"]) == (MODELS | {"single/more"}) - {"data_mixture"}
+    assert set(report["scores"]["held_out"]) == (MODELS | {"single/more", "single/most"}) - {"data_mixture"}
     models = [entry["model"] for entry in yaml.safe_load(report["portable_yaml"])["models"]]
-    assert models == ["base", "dv-ja", "checkpoints/math", "checkpoints/more"]
+    assert models == ["base", "dv-ja", "checkpoints/math", "checkpoints/more", "checkpoints/most"]
     plain = call("merge", tmp_path / "other/best/merge.portable.yaml", tmp_path / "plain")
     assert plain.exit_code == 0, plain.output
     for name, tensor in TensorFolder(tmp_path / "other/best/model").items():

@@ -63,6 +63,7 @@ def _read(config: Path) -> dict[str, Any]:
 def _merge_mergekit(config: Path, settings: dict[str, Any], out: Path, options: list[str]) -> None:
     """Hand over to mergekit-yaml, with our method registered and its keys checked; OUT appears whole or not at all."""
     check_parameters(settings)
+    _check_folders(settings)
     register()
     from mergekit.scripts.run_yaml import main as mergekit_yaml
 
@@ -78,7 +79,24 @@ def _merge_mergekit(config: Path, settings: dict[str, Any], out: Path, options: 
         made.rmdir()
 
 
+def _check_folders(settings: Any) -> None:
+    """Refuse a folder that is not there: mergekit would take its path for a repository's name."""
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            is_path = key in ("model", "base_model") and isinstance(value, str) and value.startswith((".", "/"))
+            if is_path and not Path(value).exists():
+                raise MergeError(f"{value} does not exist; the configuration names it as a model.")
+            _check_folders(value)
+    elif isinstance(settings, list):
+        for value in settings:
+            _check_folders(value)
+
+
 def _merge_recipe(config: Path, out: Path, pairs: tuple[str, ...], portable: Path | None, run_dir: Path | None) -> None:
+    if not pairs:
+        raise click.UsageError("A recipe is merged at given weights, as --weight ja=0.6; `search` finds them.")
+    if portable is not None and portable.exists():
+        raise MergeError(f"{portable} exists; name another file.")
     job = read_job(config, run_dir=run_dir, device="cpu")
     weights = dict.fromkeys(job.pool.names, 0.0) | dict(_weight(pair) for pair in pairs)
     base = str(job.base.path)

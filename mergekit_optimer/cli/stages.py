@@ -66,8 +66,10 @@ def train(datasets: tuple[str, ...], mixture: bool, **options: Any) -> None:
     job = open_job(**options)
     known = job.recipe.train.datasets if job.recipe.train else {}
     unknown = sorted(set(datasets) - set(known))
-    if unknown or not known:
-        raise DataError(f"The recipe trains {', '.join(sorted(known)) or 'nothing'}, not {', '.join(unknown) or '-'}.")
+    if not known:
+        raise DataError("The recipe has no train section: its vectors come from elsewhere, nothing is to be trained.")
+    if unknown:
+        raise DataError(f"The recipe trains {', '.join(sorted(known))}, not {', '.join(unknown)}.")
     with job.run.locked():
         if mixture:
             pipeline.train_pool(job, list(datasets), mixture=True)
@@ -85,13 +87,13 @@ def search(as_json: bool, **options: Any) -> None:
     """
     job = open_job(**options)
     with job.run.locked():
-        winner = pipeline.search_weights(job).winner
+        winner = pipeline.search_weights(job)["winner"]
         pipeline.merge_winner(job)
     if as_json:
-        show({"trial": winner.number, "value": winner.value, "weights": winner.weights})
+        show(winner)
     else:
-        weights = "  ".join(f"{name} {weight:+.4f}" for name, weight in winner.weights.items())
-        click.echo(f"trial #{winner.number}  dev {winner.value:.4f}  {weights}\n{job.run.model_dir}")
+        weights = "  ".join(f"{name} {weight:+.4f}" for name, weight in winner["weights"].items())
+        click.echo(f"trial #{winner['number']}  dev {winner['value']:.4f}  {weights}\n{job.run.model_dir}")
 
 
 @click.command()
@@ -102,7 +104,7 @@ def compare(as_json: bool, **options: Any) -> None:
 
     Example: mergekit-optimer compare recipe.yaml
     """
-    job = open_job(**options)
+    job = read_job(**options)
     with job.run.locked():
         pipeline.compare_held_out(job)
         report = pipeline.write_report(job)
@@ -125,11 +127,13 @@ def report(as_json: bool, **options: Any) -> None:
 @click.command()
 @recipe_options
 def card(**options: Any) -> None:
-    """Render the merged model's card from report.json.
+    """Write report.json from what the run holds, and the merged model's card from it.
 
-    Example: mergekit-optimer card recipe.yaml
+    Example: mergekit-optimer card recipe.yaml --set publish.license=apache-2.0
     """
-    click.echo(pipeline.write_card(read_job(**options)))
+    job = read_job(**options)
+    pipeline.write_report(job)
+    click.echo(pipeline.write_card(job))
 
 
 @click.command()

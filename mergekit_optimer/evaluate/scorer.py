@@ -118,6 +118,21 @@ class Scorer:
         return found
 
 
+def check_tasks(tasks: list[PreparedTask]) -> None:
+    """Check lighteval's own tasks (and a user's file) before any model: that they exist, load, and have the metric.
+
+    Our own kinds are checked when they are prepared; without a lighteval task this costs nothing.
+
+    Raises:
+        TaskError: What is wrong with a task.
+    """
+    if any(task.kind == "lighteval" for task in tasks):
+        with contained():
+            from mergekit_optimer.evaluate.lighteval_tasks import scorable_tasks
+
+            scorable_tasks(tasks)
+
+
 def _task_scores(task: ScorableTask, docs: list[Any], responses: list[Any]) -> TaskScores:
     from lighteval.metrics import apply_metric
 

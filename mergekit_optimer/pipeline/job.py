@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ class Job:
         missing = [name for name, folder in folders.items() if not folder.exists()]
         if missing:
             raise VectorError(
-                f"Vector '{missing[0]}' is not made yet; run `mergekit-optimer train` and `vectors extract` first."
+                f"Vector '{missing[0]}' is not made yet; run `mergekit-optimer train` (where the recipe trains it) and "
+                "`mergekit-optimer vectors extract` first."
             )
         own_bases = frozenset(name for name, spec in self.recipe.pool.items() if spec.base is not None)
         return load_pool(self.base.path, folders, own_bases)
@@ -123,7 +125,8 @@ class Job:
         labels: dict[str, str] = {}
         for use, source in sources:
             label = source.label if source.repo is not None else self._place(source.path) or use
-            labels.setdefault(str(source.path), label if label not in labels.values() else use)
+            names = chain((label, use), (f"{use}-{number}" for number in count(2)))
+            labels.setdefault(str(source.path), next(name for name in names if name not in labels.values()))
         return labels
 
     def _place(self, path: Path) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_optimer.cards import render_model_card
+from mergekit_optimer.errors import RunFolderError
 from mergekit_optimer.merge import merge_yaml, portable_yaml
 from mergekit_optimer.pipeline.held_out import held_out_scores
 from mergekit_optimer.pipeline.job import Job
@@ -55,8 +56,14 @@ def write_report(job: Job) -> ReportData:
 
 
 def write_card(job: Job) -> Path:
-    """Render the model card from report.json, into card/ and beside the merged model."""
+    """Render the model card from report.json, into card/ and beside the merged model.
+
+    Raises:
+        RunFolderError: There is no merged model for it.
+    """
     report = ReportData.from_json(read_json(job.run.report_path))
+    if not job.run.model_dir.exists():
+        raise RunFolderError(f"{job.run.root} holds no merged model; `mergekit-optimer search` makes it.")
     write_text(job.run.card_path, render_model_card(report))
     shutil.copyfile(job.run.card_path, job.run.model_dir / "README.md")
     return job.run.card_path
@@ -121,13 +128,13 @@ def _timings(job: Job, summary: dict[str, Any]) -> dict[str, float]:
     """Seconds by what they were spent on, over all sessions; training of pool and mixture apart."""
     elapsed = {name: float(stage["elapsed_s"]) for name, stage in job.run.manifest()["stages"].items()}
     trained = {name.partition("/")[2]: seconds for name, seconds in elapsed.items() if name.startswith("train/")}
-    held_out_s = sum(model["elapsed_s"] for model in read_json(job.run.held_out_path)["models"].values())
     timings = {
         "train_s": sum(seconds for name, seconds in trained.items() if name != DATA_MIXTURE),
         "vectors_s": sum(seconds for name, seconds in elapsed.items() if name.startswith("vectors/")),
         "merge_s": summary["merge_s"],
         "score_s": summary["score_s"],
-        "held_out_s": held_out_s,
-        "total_s": sum(elapsed.values()) + held_out_s,
+        "held_out_s": sum(model["elapsed_s"] for model in read_json(job.run.held_out_path)["models"].values()),
     }
-    return timings | ({"train_mixture_s": trained[DATA_MIXTURE]} if DATA_MIXTURE in trained else {})
+    if DATA_MIXTURE in trained:
+        timings["train_mixture_s"] = trained[DATA_MIXTURE]
+    return timings | {"total_s": sum(timings.values())}

@@ -14,16 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 from mergekit_optimer import corpora
 from mergekit_optimer.errors import MergeError, NotFiniteError
-from mergekit_optimer.evaluate import Scorer, load_model
+from mergekit_optimer.evaluate import Scorer, check_tasks, load_model
 from mergekit_optimer.merge import merge_to_folder, merge_yaml, portable_yaml
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.recipe import DATA_MIXTURE
-from mergekit_optimer.runs import RunDir, content_hash, read_json, write_json, write_text
+from mergekit_optimer.runs import TEMPORARY, RunDir, content_hash, read_json, write_json, write_text
 from mergekit_optimer.scores import TaskScores
-from mergekit_optimer.search import Measured, Search, SearchResult
+from mergekit_optimer.search import Measured, Search
 from mergekit_optimer.tasks import PreparedTask, prepare_tasks, read_max_length, sample_texts
 from mergekit_optimer.train import check_training, train_dataset, train_mixture
-from mergekit_optimer.vectors import WELL_APPLIED, TensorFolder, check_finite, extract_vector, model_fingerprint
+from mergekit_optimer.vectors import (
+    WELL_APPLIED,
+    TensorFolder,
+    check_checkpoint,
+    check_finite,
+    extract_vector,
+    load_pool,
+    model_fingerprint,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -50,9 +58,25 @@ def check_inputs(job: Job) -> None:
             check_training(recipe, DATA_MIXTURE, job.base.path, job.device)
     with tempfile.TemporaryDirectory() as folder:
         trial = replace(job, run=RunDir(Path(folder)))
-        dev_tasks(trial)
-        held_out_tasks(trial)
+        check_tasks([*dev_tasks(trial), *held_out_tasks(trial)])
+    _check_vector_sources(job)
     check_held_out_is_apart(job)
+
+
+def _check_vector_sources(job: Job) -> None:
+    """Check the vectors that come from elsewhere: that they are there and fit, before anything is trained."""
+    deltas = {}
+    for name, spec in job.recipe.pool.items():
+        own_base = job.own_base(spec)
+        checkpoint = job.checkpoint(name) if spec.checkpoint else None
+        if checkpoint is not None:
+            base = own_base or job.base
+            check_checkpoint(name, checkpoint.path, base.path, base.label)
+            # The vector will be added to the recipe's base, whatever it is subtracted from.
+            check_checkpoint(name, checkpoint.path, job.base.path, job.base.label)
+        elif spec.delta is not None:
+            deltas[name] = job.vector(name).path
+    load_pool(job.base.path, deltas)
 
 
 def check_held_out_is_apart(job: Job) -> None:
@@ -132,8 +156,12 @@ def held_out_tasks(job: Job) -> list[PreparedTask]:
     return _prepared(job, "held_out", job.recipe.held_out)
 
 
-def search_weights(job: Job) -> SearchResult:
-    """Search the merge weights on the dev set."""
+def search_weights(job: Job) -> dict[str, Any]:
+    """Search the merge weights on the dev set.
+
+    Returns:
+        What winner.json holds: the winner's number, value and weights, and the study in numbers.
+    """
     tasks = dev_tasks(job)
     pool = {name: vector.files for name, vector in job.pool.vectors.items()}
     section = job.recipe.search.model_dump(mode="json", exclude={"n_trials"})
@@ -141,11 +169,13 @@ def search_weights(job: Job) -> SearchResult:
     # What decides a trial's score; a longer study is the same study.
     identity = content_hash([job.base_fingerprint, pool, samples, section, job.recipe.seed])
     inputs = content_hash([identity, job.recipe.search.n_trials])
-    with job.stage("search", inputs, job.run.winner_path):
-        result = Search(job.recipe, job.run, job.pool.names, identity, MergeAndScorer(job, tasks)).run()
-        write_json(job.run.winner_path, result.to_json())
-    log.info("winner: trial #%d  dev %.4f", result.winner.number, result.winner.value)
-    return result
+    with job.stage("search", inputs, job.run.winner_path) as wanted:
+        if wanted:
+            result = Search(job.recipe, job.run, job.pool.names, identity, MergeAndScorer(job, tasks)).run()
+            write_json(job.run.winner_path, result.to_json())
+            log.info("winner: trial #%d  dev %.4f", result.winner.number, result.winner.value)
+    summary: dict[str, Any] = read_json(job.run.winner_path)
+    return summary
 
 
 def merge_winner(job: Job) -> None:
@@ -190,7 +220,8 @@ class MergeAndScorer:
         job = self._job
         yaml_text = merge_yaml(str(job.base.path), job.ingredients, weights, job.dtype)
         write_text(trial_dir / "merge.yaml", yaml_text)
-        model_dir = trial_dir / "model"
+        # Named as what is swept when a process died over it.
+        model_dir = trial_dir / f"{TEMPORARY}model"
         _discard(model_dir)
         started = time.monotonic()
         try:

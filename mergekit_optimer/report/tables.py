@@ -121,6 +121,8 @@ def search_table(report: ReportData) -> Table:
         + ("" if rung.top is None else f" for the best {format_number(rung.top)}")
         for rung in search.rungs
     )
+    samples = format_number(search.rungs[-1].n_samples)
+    objective_on = f"its objective on up to {samples} dev samples, lower-is-better tasks negated"
     return Table(
         ("search", ""),
         (
@@ -132,7 +134,7 @@ def search_table(report: ReportData) -> Table:
             ("warm starts among them", ", ".join(search.warm_starts) or "none"),
             ("dev samples", rungs),
             ("best trial", f"#{search.best_trial}"),
-            ("its objective on dev, lower-is-better tasks negated", format_number(search.best_value)),
+            (objective_on, format_number(search.best_value)),
             ("seed", str(report.seed)),
             ("started", search.started),
             ("finished", search.finished),

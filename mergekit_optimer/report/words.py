@@ -9,20 +9,22 @@ from mergekit_optimer.vectors import WELL_APPLIED
 
 
 def verdict_sentence(report: ReportData) -> str:
-    """Whether the winner beats the best baseline on the held-out set, with the numbers."""
+    """Whether the winner beats the best baseline on the held-out set, with the numbers, and what else beats it."""
     comparison = report.comparison
     best = comparison.best_baseline
     numbers = (
         f"held-out mean {format_score(comparison.means[WINNER])} against {format_score(comparison.means[best])}, "
         f"difference {format_interval(comparison.baselines[best].mean)}"
     )
+    ahead = [name for name in comparison.ranking if name != best and comparison.baselines[name].verdict == "worse"]
+    also = f" The winner is clearly worse than {' and '.join(ahead)} too." if ahead else ""
     if comparison.verdict == "better":
         return f"The winner is better than the best baseline, {best}: {numbers}."
     if comparison.verdict == "worse":
-        return f"The winner is worse than the best baseline, {best}: {numbers}. Prefer {best}."
+        return f"The winner is worse than the best baseline, {best}: {numbers}. Prefer {best}.{also}"
     return (
         f"There is no clear difference between the winner and the best baseline, {best}: {numbers}. "
-        f"On these samples the search is not shown to have gained anything over {best}."
+        f"On these samples the search is not shown to have gained anything over {best}.{also}"
     )
 
 

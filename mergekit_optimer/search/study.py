@@ -41,7 +41,7 @@ class Search:
         self._spec = recipe.search
         self._study = open_study(run.journal_path, recipe.name, identity)
         self._warm_starts = self._warm_starts_inside()
-        self._base: dict[str, TaskScores] | None = None
+        self._base: TrialRecord | None = None
         self._started = time.monotonic()
 
     def run(self) -> SearchResult:
@@ -161,9 +161,9 @@ class Search:
 
     def _base_scores(self, n_samples: int) -> dict[str, TaskScores]:
         """The base's scores on the first n samples, from the trial at zero weights."""
-        if self._base is None or any(len(t.metrics[t.primary].values) < n_samples for t in self._base.values()):
-            self._base = _base_record(self.records()).scores
-        return {name: task.head(n_samples) for name, task in self._base.items()}
+        if self._base is None or self._base.n_samples < n_samples:
+            self._base = _base_record(self.records())
+        return {name: task.head(n_samples) for name, task in self._base.scores.items()}
 
     def _fail(self, trial: Any, error: BaseException) -> None:
         reason = f"{type(error).__name__}: {error}"
@@ -200,7 +200,7 @@ class Search:
             # By the rung below, also for a trial that climbed before: a restart must pick the same ones.
             best = sorted(contenders, key=_rank_at(below.n_samples))[: rung.top]
             if needs_base(self._spec.objective):
-                self._base = self._extend(_base_record(self.records()), rung.n_samples).scores
+                self._base = self._extend(_base_record(self.records()), rung.n_samples)
             # Read anew: the base may be among the best and has just been extended.
             now = {record.number: record for record in self.records()}
             contenders = [self._extend(now[record.number], rung.n_samples) for record in best]

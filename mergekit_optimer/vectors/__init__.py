@@ -6,6 +6,7 @@ from mergekit_optimer.vectors.tensors import TensorFolder, dtype_name, module_ki
 from mergekit_optimer.vectors.vector import (
     WELL_APPLIED,
     DistributionVector,
+    check_checkpoint,
     check_finite,
     extract_vector,
     load_vector,
@@ -16,6 +17,7 @@ __all__ = [
     "DistributionVector",
     "TensorFolder",
     "VectorPool",
+    "check_checkpoint",
     "check_finite",
     "cosines",
     "dtype_name",

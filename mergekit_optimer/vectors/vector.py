@@ -90,14 +90,8 @@ def extract_vector(
     """
     import torch
 
+    check_checkpoint(name, checkpoint_dir, base_dir, base_label)
     base, checkpoint = TensorFolder(base_dir), TensorFolder(checkpoint_dir)
-    check_tensors(f"checkpoint '{name}'", checkpoint, base)
-    tokenizer = tokenizer_fingerprint(base_dir)
-    if tokenizer_fingerprint(checkpoint_dir) != tokenizer:
-        raise VectorError(
-            f"Checkpoint '{name}' has another tokenizer than its base {base_label}; its rows mean other tokens, "
-            "so it cannot be subtracted. Train it with the base's tokenizer."
-        )
     moments = _Moments()
     with new_folder(out_dir) as work:
 
@@ -114,7 +108,7 @@ def extract_vector(
             name=name,
             base_label=base_label,
             base_fingerprint=model_fingerprint(base_dir),
-            tokenizer_fingerprint=tokenizer,
+            tokenizer_fingerprint=tokenizer_fingerprint(base_dir),
             dtype=dtype,
             norm=moments.norm("total"),
             base_norm=math.sqrt(moments.base_square),
@@ -125,6 +119,20 @@ def extract_vector(
         )
         write_json(work / RECORD, asdict(vector))
     return vector
+
+
+def check_checkpoint(name: str, checkpoint_dir: Path, base_dir: Path, base_label: str) -> None:
+    """Check that a checkpoint can be subtracted from its base.
+
+    Raises:
+        VectorError: Tensor names, shapes or tokenizers differ.
+    """
+    check_tensors(f"checkpoint '{name}'", TensorFolder(checkpoint_dir), TensorFolder(base_dir))
+    if tokenizer_fingerprint(checkpoint_dir) != tokenizer_fingerprint(base_dir):
+        raise VectorError(
+            f"Checkpoint '{name}' has another tokenizer than its base {base_label}; its rows mean other tokens, "
+            "so it cannot be subtracted. Train it with the base's tokenizer."
+        )
 
 
 def load_vector(folder: Path) -> DistributionVector:
