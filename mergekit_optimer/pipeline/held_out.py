@@ -59,9 +59,8 @@ def compare_held_out(job: Job) -> None:
     with _work_folder(job) as work:
         makers = _makers(job, work)
         winner = read_json(job.run.winner_path)["winner"]["weights"]
-        pool = {name: vector.files for name, vector in job.pool.vectors.items()}
         for number, (name, maker) in enumerate(makers.items(), 1):
-            inputs = content_hash([pool, winner if name == "winner" else None, _mixture_print(job, name)])
+            inputs = content_hash([job.pool_files, winner if name == "winner" else None, _mixture_print(job, name)])
             if known.get(name, {}).get("inputs") == inputs:
                 models[name] = known[name]
                 continue

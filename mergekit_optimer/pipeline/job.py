@@ -12,6 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from mergekit_optimer.corpora import Corpus, read_corpus
 from mergekit_optimer.errors import MergeError, VectorError
 from mergekit_optimer.hub import Located, locate
 from mergekit_optimer.merge import Ingredient
@@ -79,6 +80,30 @@ class Job:
             )
         own_bases = frozenset(name for name, spec in self.recipe.pool.items() if spec.base is not None)
         return load_pool(self.base.path, folders, own_bases)
+
+    @cached_property
+    def pool_files(self) -> dict[str, dict[str, str]]:
+        """sha256 of each file of each vector: what the pool is, for the stages' inputs."""
+        return {name: vector.files for name, vector in self.pool.vectors.items()}
+
+    @cached_property
+    def _data_fingerprints(self) -> dict[str, str]:
+        return {}
+
+    def corpus(self, dataset: str) -> Corpus:
+        """Read a training dataset of the recipe; its fingerprint is remembered, its texts are not."""
+        assert self.recipe.train is not None
+        corpus = read_corpus(self.recipe.train.datasets[dataset], self.recipe)
+        if dataset not in self._data_fingerprints:
+            log.info("dataset %s: %d documents, %d bytes", dataset, corpus.n_documents, corpus.size_bytes)
+        self._data_fingerprints[dataset] = corpus.fingerprint
+        return corpus
+
+    def data_fingerprint(self, dataset: str) -> str:
+        """Fingerprint of a training dataset, read once."""
+        if dataset not in self._data_fingerprints:
+            self.corpus(dataset)
+        return self._data_fingerprints[dataset]
 
     def vector(self, name: str) -> Located:
         """Where a vector lies: where the recipe says, else in the run folder."""

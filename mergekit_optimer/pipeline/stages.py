@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -50,10 +50,8 @@ def check_inputs(job: Job) -> None:
     for tensor_name, tensor in TensorFolder(job.base.path).items():
         check_finite("the base model", tensor_name, tensor)
     if recipe.train:
-        for name, dataset in sorted(recipe.train.datasets.items()):
+        for name in sorted(recipe.train.datasets):
             check_training(recipe, name, job.base.path, job.device)
-            corpus = corpora.read_corpus(dataset, recipe)
-            log.info("dataset %s: %d documents, %d bytes", name, corpus.n_documents, corpus.size_bytes)
         if recipe.train.mixture is not None:
             check_training(recipe, DATA_MIXTURE, job.base.path, job.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,9 +87,14 @@ def check_held_out_is_apart(job: Job) -> None:
     seen: dict[str, Iterable[str]] = {
         f"dev task '{name}'": sample_texts(spec, recipe) for name, spec in recipe.tasks.items()
     }
-    for name, dataset in recipe.train.datasets.items() if recipe.train else ():
-        seen[f"dataset '{name}'"] = corpora.read_corpus(dataset, recipe).dataset["text"]
+    for name in recipe.train.datasets if recipe.train else ():
+        # A generator: one corpus at a time is in memory.
+        seen[f"dataset '{name}'"] = _documents(job, name)
     corpora.check_disjoint(seen, {name: sample_texts(spec, recipe) for name, spec in recipe.held_out.items()})
+
+
+def _documents(job: Job, dataset: str) -> Iterator[str]:
+    yield from job.corpus(dataset).dataset["text"]
 
 
 def train_pool(job: Job, datasets: list[str] | None = None, mixture: bool | None = None) -> None:
@@ -108,7 +111,7 @@ def train_pool(job: Job, datasets: list[str] | None = None, mixture: bool | None
     common = [job.base_fingerprint, recipe.seed, section.defaults]
 
     def inputs(name: str) -> list[Any]:
-        return [section.datasets[name].sft_options, corpora.read_corpus(section.datasets[name], recipe).fingerprint]
+        return [section.datasets[name].sft_options, job.data_fingerprint(name)]
 
     for name in pool if datasets is None else datasets:
         folder = job.run.checkpoint_dir(name)
@@ -163,11 +166,10 @@ def search_weights(job: Job) -> dict[str, Any]:
         What winner.json holds: the winner's number, value and weights, and the study in numbers.
     """
     tasks = dev_tasks(job)
-    pool = {name: vector.files for name, vector in job.pool.vectors.items()}
     section = job.recipe.search.model_dump(mode="json", exclude={"n_trials"})
     samples = {task.name: task.content_hash for task in tasks}
     # What decides a trial's score; a longer study is the same study.
-    identity = content_hash([job.base_fingerprint, pool, samples, section, job.recipe.seed])
+    identity = content_hash([job.base_fingerprint, job.pool_files, samples, section, job.recipe.seed])
     inputs = content_hash([identity, job.recipe.search.n_trials])
     with job.stage("search", inputs, job.run.winner_path) as wanted:
         if wanted:
@@ -182,8 +184,7 @@ def merge_winner(job: Job) -> None:
     """Write the winner's merged model and its YAML with the portable twin, unless they are there."""
     weights = read_json(job.run.winner_path)["winner"]["weights"]
     base = str(job.base.path)
-    pool = {name: vector.files for name, vector in job.pool.vectors.items()}
-    inputs = content_hash([job.base_fingerprint, pool, weights, job.dtype])
+    inputs = content_hash([job.base_fingerprint, job.pool_files, weights, job.dtype])
     with job.stage("merge_winner", inputs, job.run.model_dir) as wanted:
         if wanted:
             _discard(job.run.model_dir)
