@@ -19,9 +19,6 @@ from mergekit_optimer.method import METHOD, check_parameters, register
 from mergekit_optimer.runs import new_folder
 from mergekit_optimer.vectors import TensorFolder
 
-log = logging.getLogger(__name__)
-
-
 Label = Callable[[str], str]
 
 

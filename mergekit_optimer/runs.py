@@ -104,6 +104,14 @@ def new_folder(target: Path) -> Iterator[Path]:
         ) from error
 
 
+def discard(path: Path) -> None:
+    """Delete a folder or a file; nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Return nested dictionaries as dotted keys; lists and empty sections stay values."""
     if not isinstance(value, dict) or not value:
@@ -215,7 +223,7 @@ class RunDir:
             except OSError as error:
                 raise RunFolderError(f"{self.root} is in use by another process; wait for it or stop it.") from error
             for left in sorted(self.root.rglob(f"{TEMPORARY}*")):
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+                discard(left)
             yield
 
 

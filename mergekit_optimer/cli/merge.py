@@ -8,9 +8,10 @@ from typing import Any
 import click
 import yaml
 
+from mergekit_optimer import pipeline
 from mergekit_optimer.cli.options import read_job
 from mergekit_optimer.errors import MergeError
-from mergekit_optimer.merge import check_merged, merge_to_folder, merge_yaml, mergekit_named, portable_yaml
+from mergekit_optimer.merge import check_merged, merge_yaml, mergekit_named, portable_yaml
 from mergekit_optimer.method import METHOD, check_parameters, register
 from mergekit_optimer.runs import new_folder, write_text
 
@@ -100,7 +101,7 @@ def _merge_recipe(config: Path, out: Path, pairs: tuple[str, ...], portable: Pat
     job = read_job(config, run_dir=run_dir, device="cpu")
     weights = dict.fromkeys(job.pool.names, 0.0) | dict(_weight(pair) for pair in pairs)
     base = str(job.base.path)
-    merge_to_folder(merge_yaml(base, job.ingredients, weights, job.dtype), out)
+    pipeline.merge_model(job, merge_yaml(base, job.ingredients, weights, job.dtype), out)
     if portable is not None:
         write_text(portable, portable_yaml(base, job.ingredients, weights, job.dtype))
 

@@ -96,9 +96,8 @@ def _command(recipe_path: Path, overrides: tuple[str, ...]) -> str:
     here = Path.cwd()
     path = recipe_path.resolve()
     shown = path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
-    settings = [key + "=" + (Path(value).name if value.startswith("/") else value) for key, value in _pairs(overrides)]
-    return shlex.join(["mergekit-optimer", "run", shown, *(word for one in settings for word in ("--set", one))])
-
-
-def _pairs(overrides: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [(key, value) for key, _, value in (override.partition("=") for override in overrides)]
+    words = ["mergekit-optimer", "run", shown]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        words += ["--set", f"{key}={Path(value).name if value.startswith('/') else value}"]
+    return shlex.join(words)

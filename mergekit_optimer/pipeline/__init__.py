@@ -5,7 +5,14 @@ from __future__ import annotations
 from mergekit_optimer.pipeline.held_out import compare_held_out, score_model
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.pipeline.reporting import write_card, write_report
-from mergekit_optimer.pipeline.stages import check_inputs, make_vectors, merge_winner, search_weights, train_pool
+from mergekit_optimer.pipeline.stages import (
+    check_inputs,
+    make_vectors,
+    merge_model,
+    merge_winner,
+    search_weights,
+    train_pool,
+)
 from mergekit_optimer.report import ReportData
 
 __all__ = [
@@ -13,6 +20,7 @@ __all__ = [
     "check_inputs",
     "compare_held_out",
     "make_vectors",
+    "merge_model",
     "merge_winner",
     "run_all",
     "score_model",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from mergekit_optimer.evaluate import Scorer, check_tasks, load_model
 from mergekit_optimer.merge import merge_to_folder, merge_yaml, portable_yaml
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.recipe import DATA_MIXTURE
-from mergekit_optimer.runs import TEMPORARY, RunDir, content_hash, read_json, write_json, write_text
+from mergekit_optimer.runs import TEMPORARY, RunDir, content_hash, discard, read_json, write_json, write_text
 from mergekit_optimer.scores import TaskScores
 from mergekit_optimer.search import Measured, Search
 from mergekit_optimer.tasks import PreparedTask, prepare_tasks, read_max_length, sample_texts
@@ -141,7 +140,7 @@ def make_vectors(job: Job) -> None:
         with job.stage(f"vectors/{name}", inputs, folder) as wanted:
             if not wanted:
                 continue
-            _discard(folder)
+            discard(folder)
             vector = extract_vector(name, checkpoint.path, base.path, folder, base.label, spec.dtype)
             log.info("vector %s: norm %.4g, %.2g of the base's", name, vector.norm, vector.relative_norm)
             applied = vector.applied_fraction[job.dtype]["total"]
@@ -187,7 +186,7 @@ def merge_winner(job: Job) -> None:
     inputs = content_hash([job.base_fingerprint, job.pool_files, weights, job.dtype])
     with job.stage("merge_winner", inputs, job.run.model_dir) as wanted:
         if wanted:
-            _discard(job.run.model_dir)
+            discard(job.run.model_dir)
             yaml_text = merge_yaml(base, job.ingredients, weights, job.dtype)
             write_text(job.run.best_dir / "merge.yaml", yaml_text)
             twin = portable_yaml(base, job.ingredients, weights, job.dtype)
@@ -223,7 +222,7 @@ class MergeAndScorer:
         write_text(trial_dir / "merge.yaml", yaml_text)
         # Named as what is swept when a process died over it.
         model_dir = trial_dir / f"{TEMPORARY}model"
-        _discard(model_dir)
+        discard(model_dir)
         started = time.monotonic()
         try:
             self._load(merge_model(job, yaml_text, model_dir))
@@ -231,7 +230,7 @@ class MergeAndScorer:
             log.info("%s: %s", trial_dir.name, error)
             self._collapse()
         finally:
-            _discard(model_dir)
+            discard(model_dir)
         merged = time.monotonic()
         scores = self._scorer.score(stop, start=start)
         return Measured(scores, merged - started, time.monotonic() - merged)
@@ -262,9 +261,3 @@ def _prepared(job: Job, part: str, specs: dict[str, Any]) -> list[PreparedTask]:
     sizes = (f"{task.name} {task.n_samples if task.n_samples is not None else 'as lighteval has'}" for task in tasks)
     log.info("%s samples: %s", part.replace("_", "-"), ", ".join(sizes))
     return tasks
-
-
-def _discard(folder: Path) -> None:
-    """Remove what an earlier, different run of the stage left."""
-    if folder.exists():
-        shutil.rmtree(folder)

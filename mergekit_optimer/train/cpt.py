@@ -98,7 +98,7 @@ def run_training(
         raise RunFolderError(f"{out_dir} exists and holds another training; delete it or restore the recipe.")
     # Of several processes, the first clears up and the others find it done.
     with config.main_process_first(local=False, desc="working folder"):
-        _discard(out_dir)
+        runs.discard(out_dir)
         working.enter(training.name, inputs)
     # The two options that decide how much memory it takes.
     size = " and ".join(f"{key} {training.options[key]}" for key in ("per_device_train_batch_size", "max_length"))
@@ -140,13 +140,6 @@ def _finished(out_dir: Path) -> TrainingRecord | None:
         return read_record(out_dir)
     except RunFolderError:
         return None
-
-
-def _discard(out_dir: Path) -> None:
-    if out_dir.is_dir():
-        shutil.rmtree(out_dir)
-    else:
-        out_dir.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
