@@ -1,4 +1,4 @@
-"""What is the machine's fault: memory and disk that give out, told apart from wrong input and from collapsed models."""
+"""What is the machine's: memory that is left, and memory and disk that give out, told apart from wrong input."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mergekit_optimer.errors import InfrastructureError
 
@@ -42,3 +43,54 @@ def disk_problem(error: BaseException) -> str | None:
         if isinstance(error, SafetensorError) and f"os error {code})" in str(error):
             return os.strerror(code)
     return None
+
+
+def available_memory_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Memory that a process may still take without swapping: what the system has, or what its container leaves.
+
+    Pages of files count as free, because they can be dropped. None where the system does not say (not Linux).
+    """
+    try:
+        system = _fields(proc / "meminfo")["MemAvailable:"] * 1024
+    except (OSError, KeyError):
+        return None
+    return min([system, *_left_in_containers(proc, cgroups)])
+
+
+def _left_in_containers(proc: Path, cgroups: Path) -> list[int]:
+    """Limit less usage of the control group and of each above it, in both versions' files."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = cgroups / "memory" if controllers else cgroups
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file") if controllers else (
+            "memory.max", "memory.current", "inactive_file")  # fmt: skip
+        group = root / path.strip("/")
+        # A container sees its own group as the root, whatever path it is told.
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root):
+                left += _left_in(folder, *names)
+    return left
+
+
+def _left_in(group: Path, limit_file: str, usage_file: str, droppable: str) -> list[int]:
+    try:
+        limit = int((group / limit_file).read_text(encoding="utf-8"))
+        usage = int((group / usage_file).read_text(encoding="utf-8"))
+        pages = _fields(group / "memory.stat").get(droppable, 0)
+    except (OSError, ValueError):
+        # No such group here, or its limit is "max".
+        return []
+    return [max(0, limit - usage + pages)]
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Return the first number of each line under its first word."""
+    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "mergekit_optimer"
 # Imports only go up this list: a module may use those above it.
 LAYERS = [
     "errors", "machine", "resources", "recipe", "runs", "scores", "hub", "corpora", "vectors", "kernel", "method",
-    "train", "merge", "tasks", "evaluate", "search", "compare", "report", "cards", "pipeline", "cli",
+    "train", "merge", "resident", "tasks", "evaluate", "search", "compare", "report", "cards", "pipeline", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "datasets", "lighteval", "mergekit", "optuna", "accelerate", "pyarrow"}
 MODULES = sorted(PACKAGE.rglob("*.py"))

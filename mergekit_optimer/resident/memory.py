@@ -1,0 +1,67 @@
+"""Whether a live model beside its mapped vectors fits into memory, said before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from mergekit_optimer.errors import InfrastructureError
+from mergekit_optimer.machine import available_memory_bytes
+from mergekit_optimer.vectors import TensorFolder
+
+log = logging.getLogger(__name__)
+
+# Activations of a batch of dev samples and the blocks that a merge sums in.
+WORKING_BYTES = 1 << 29
+
+
+def check_memory(base_dir: Path, vector_dirs: Mapping[str, Path], device: str) -> None:
+    """Check that a live model of the base fits on a device, and warn where the vectors will be read from disk again.
+
+    Base and vectors are mapped files: they take what memory is left, and where that is too little a merge reads them
+    from disk.
+
+    Args:
+        device: "cpu", or a CUDA device, to which vectors stream tensor by tensor.
+
+    Raises:
+        InfrastructureError: It does not fit; the message gives the sum by part.
+        VectorError: A folder holds no safetensors.
+    """
+    base = TensorFolder(base_dir)
+    model, mapped = _size(base), sum(_size(TensorFolder(folder)) for folder in vector_dirs.values())
+    files = f"base {_gb(model)} + {len(vector_dirs)} vectors {_gb(mapped)} mapped from disk"
+    on_cuda = device.startswith("cuda")
+    free = _free_on_device(device) if on_cuda else available_memory_bytes()
+    working = WORKING_BYTES
+    if on_cuda:
+        working += (2 + len(vector_dirs)) * max((base.get(name).nbytes for name in base.names), default=0)
+    where = device if on_cuda else "memory"
+    if free is not None and model + working > free:
+        raise InfrastructureError(
+            f"The search does not fit into {where}: {files}; the live model needs {_gb(model)} and its work "
+            f"{_gb(working)}, {_gb(free)} are free. Free some, or take a larger machine or a base in a narrower dtype."
+        )
+    host = available_memory_bytes()
+    left = None if host is None else host - (0 if on_cuda else model + working)
+    if left is not None and model + mapped > left:
+        log.warning(
+            "%s: more than the %s that stay free beside the live model, so each trial reads from disk again",
+            files, _gb(max(left, 0)),
+        )  # fmt: skip
+
+
+def _size(folder: TensorFolder) -> int:
+    return sum(file.stat().st_size for file in folder.files)
+
+
+def _free_on_device(device: str) -> int:
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return int(free)
+
+
+def _gb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB"
