@@ -74,93 +74,6 @@ def weights_changed(model: Any, change: Callable[[Any], Any]) -> Iterator[None]:
                 tensor.copy_(before[name])
 
 
-def losses(model: Any, model_dir: Path, task: PreparedTask) -> list[float]:
-    """Bits per byte of each sample from transformers' own loss over the text as one."""
-    import torch
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    found = []
-    for sample in task.samples():
-        ids = tokenizer(sample["context"] + sample["target"], return_tensors="pt")["input_ids"]
-        n_given = ids.shape[1] - len(
-            tokenizer(sample["context"] + sample["target"], add_special_tokens=False).input_ids
-        )
-        labels = ids.clone()
-        labels[:, : n_given + sample["n_context_tokens"]] = -100
-        with torch.no_grad():
-            loss = float(model(input_ids=ids, labels=labels).loss)
-        n_scored = int((labels != -100).sum())
-        found.append(loss * n_scored / math.log(2) / len(sample["target"].encode()))
-    return found
-
-
-@pytest.mark.parametrize("arch", ["llama", "qwen3", "gemma3_text", "gpt2"])
-def test_bits_per_byte_is_transformers_own_loss(tiny_model: Maker, tasks: list[PreparedTask], arch: str) -> None:
-    model_dir = tiny_model(f"bpb_{arch}", arch=arch)
-    model = load_model(model_dir, "cpu")
-    task = next(task for task in tasks if task.name == "ja")
-    (scores,) = Scorer(model, model_dir, [task], device="cpu").score().values()
-    samples = scores.metrics["bits_per_byte"]
-    assert samples.values == pytest.approx(losses(model, model_dir, task), abs=1e-5)
-    assert samples.weights == tuple(len(sample["target"].encode()) for sample in task.samples())
-    assert (samples.higher_is_better, samples.floor) == (False, 8.0)
-
-
-def test_a_tokenizer_that_opens_with_bos_scores_the_same_bytes_after_it(
-    tiny_model: Maker, task_recipe: Maker, tmp_path: Path
-) -> None:
-    from tokenizers.processors import TemplateProcessing
-    from transformers import AutoTokenizer
-
-    model_dir = tiny_model("bos")
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
-    )
-    tokenizer.save_pretrained(model_dir)
-    recipe = task_recipe(ja=SECTIONS["ja"], math=SECTIONS["math"])
-    model, tasks = load_model(model_dir, "cpu"), prepared(recipe, model_dir, tmp_path)
-    scorer = Scorer(model, model_dir, tasks, device="cpu")
-    values = scorer.score()["ja"].metrics["bits_per_byte"].values
-    assert values == pytest.approx(losses(model, model_dir, tasks[0]), abs=1e-5)
-    first = scorer._live.requests(scorer._tasks[0].docs[0])[0]
-    assert first.context[0] == 0
-    assert first.context[1:] + first.continuation == tuple(
-        tokenizer(
-            scorer._tasks[0].docs[0].query + scorer._tasks[0].docs[0].choices[0], add_special_tokens=False
-        ).input_ids
-    )
-
-
-def test_log_likelihoods_equal_lightevals_own(scorer: Scorer) -> None:
-    from lighteval.models.transformers.transformers_model import TransformersModel
-
-    for task in scorer._tasks:
-        if task.category == "LOGPROBS":
-            mine = scorer._live.loglikelihood(task.docs)
-            theirs = TransformersModel._loglikelihood_tokens(scorer._live, task.docs)
-            for one, other in zip(mine, theirs, strict=True):
-                assert one.logprobs == pytest.approx(other.logprobs, rel=1e-5)
-
-
-def test_greedy_matches_equal_lightevals_own(scorer: Scorer) -> None:
-    from dataclasses import replace
-
-    from lighteval.models.transformers.transformers_model import TransformersModel
-
-    task = next(task for task in scorer._tasks if task.name == "gen")
-    written = [response.text[0] for response in scorer._live.greedy_until(task.docs)]
-    docs = [
-        replace(doc, choices=["no", text], gold_index=1, specific=None)
-        for doc, text in zip(task.docs, written, strict=True)
-    ]
-    mine = [response.argmax_logits_eq_gold for response in scorer._live.loglikelihood(docs)]
-    theirs = TransformersModel._loglikelihood_tokens(scorer._live, docs)
-    assert mine == [response.argmax_logits_eq_gold for response in theirs]
-    assert [False, True] in mine
-
-
 def test_metrics_of_a_choice_follow_from_its_log_likelihoods(scorer: Scorer) -> None:
     task = next(task for task in scorer._tasks if task.name == "math")
     scores = scorer.score()["math"]
@@ -239,22 +152,6 @@ def test_exact_match_counts_what_the_model_writes(
     assert sorted(scores["gen"].metrics["exact_match"].values) == [0.0, 1.0, 1.0, 1.0, 1.0]
 
 
-def test_a_bfloat16_model_is_summed_in_float32(base_dir: Path, tasks: list[PreparedTask]) -> None:
-    import torch
-
-    model = load_model(base_dir, "cpu", dtype=torch.bfloat16)
-    scorer = Scorer(model, base_dir, [task for task in tasks if task.name == "ja"], device="cpu")
-    doc = scorer._tasks[0].docs[0]
-    (request,) = scorer._live.requests(doc)
-    ids = torch.tensor([request.context + request.continuation])
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits[0].float().log_softmax(-1)
-    n = len(request.continuation)
-    wanted = logits[-n - 1 : -1].gather(1, ids[0, -n:, None]).sum()
-    (response,) = scorer._live.loglikelihood([doc])
-    assert response.logprobs == pytest.approx([float(wanted)], rel=2e-3)
-
-
 def test_scoring_leaves_autograd_random_states_and_training_mode_alone(
     base_dir: Path, tasks: list[PreparedTask]
 ) -> None:
@@ -287,40 +184,6 @@ def test_nothing_is_written(
     Scorer(model, base_dir, tasks, device="cpu").score(3)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["tmp"]
     assert sorted(base_dir.rglob("*")) == files
-
-
-@pytest.mark.parametrize("batch_tokens", [1, 64, 100_000])
-def test_scores_do_not_depend_on_the_batches(
-    base_dir: Path, tasks: list[PreparedTask], model: Any, scorer: Scorer, batch_tokens: int
-) -> None:
-    mine = Scorer(model, base_dir, tasks, device="cpu", batch_tokens=batch_tokens).score()
-    for name, scores in scorer.score().items():
-        for metric, samples in scores.metrics.items():
-            assert mine[name].metrics[metric].values == pytest.approx(samples.values, rel=1e-4)
-
-
-def test_letters_of_one_question_share_a_row(base_dir: Path, task_recipe: Maker, model: Any, tmp_path: Path) -> None:
-    rows = [{"question": f"問{n}は", "choices": ["A", "B", "C", "D"], "answer": n} for n in range(3)]
-    tasks = prepared(task_recipe(mcf=({"kind": "choice"}, rows)), base_dir, tmp_path)
-    scorer = Scorer(model, base_dir, tasks, device="cpu")
-    scorer.score()
-    (plan,) = scorer._live._plans.values()
-    assert sum(batch.input_ids.shape[0] for batch in plan.batches) == 3
-    assert sum(len(batch.targets) for batch in plan.batches) == 12
-
-
-def test_a_long_context_loses_its_start_as_in_lighteval(
-    base_dir: Path, task_recipe: Maker, model: Any, tmp_path: Path
-) -> None:
-    from lighteval.models.transformers.transformers_model import TransformersModel
-
-    rows = [{"question": "x y z " * 60 + "=", "choices": ["4", "5 6 7"], "answer": 0}, QUESTIONS[0]]
-    scorer = Scorer(
-        model, base_dir, prepared(task_recipe(q=({"kind": "choice"}, rows)), base_dir, tmp_path), device="cpu"
-    )
-    docs = scorer._tasks[0].docs
-    mine, theirs = scorer._live.loglikelihood(docs), TransformersModel._loglikelihood_tokens(scorer._live, docs)
-    assert [one.logprobs for one in mine] == [pytest.approx(other.logprobs, rel=1e-5) for other in theirs]
 
 
 USER_FILE = """

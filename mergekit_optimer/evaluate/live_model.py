@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from lighteval.models.transformers.transformers_model import TransformersModel, 
 from lighteval.tasks.requests import Doc
 
 from mergekit_optimer.errors import TaskError
-from mergekit_optimer.evaluate.loglikelihood import Plan, Request, log_likelihoods, plan
+from mergekit_optimer.evaluate.abilities import learn, limits_of
+from mergekit_optimer.evaluate.forward import Forward
+from mergekit_optimer.evaluate.loglikelihood import backward, log_likelihoods, run_forward
+from mergekit_optimer.evaluate.plan import Budget, Limits, Plan, Request, plan
 
 # Key in Doc.specific: the sample is one text of which this many tokens are given.
 N_CONTEXT_TOKENS = "n_context_tokens"
@@ -32,15 +36,18 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
     """A live causal language model as lighteval sees one; never cached, never deleted."""
 
     disable_tqdm = True
+    _budget: Budget
+    _forward: Forward
+    _limits: Limits
 
     @classmethod
-    def around(cls, model: Any, tokenizer_dir: str, batch_tokens: int) -> LiveModel:
+    def around(cls, model: Any, tokenizer_dir: str, budget: Budget) -> LiveModel:
         """Wrap a model without loading, moving or copying it.
 
         Args:
             model: A transformers causal language model.
             tokenizer_dir: Folder of its tokenizer.
-            batch_tokens: Tokens run at once.
+            budget: What is run at once.
         """
         with tempfile.TemporaryDirectory() as cache_dir:
             live: LiveModel = cls.from_model(
@@ -50,7 +57,7 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
                     tokenizer=tokenizer_dir,
                     device=str(next(model.parameters()).device),
                     # Of generation; its cache of keys and values grows with the batch.
-                    batch_size=max(1, min(64, batch_tokens // 128)),
+                    batch_size=max(1, min(64, budget.tokens // 128)),
                     override_chat_template=False,
                     cache_dir=cache_dir,
                 ),
@@ -59,7 +66,9 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
         live._cache = None
         # Keeps the vocabulary's scores of every step, which nothing reads.
         live.generation_config_dict.pop("output_scores", None)
-        live._batch_tokens = batch_tokens
+        live._budget = budget
+        live._forward = Forward(model)
+        live._limits = limits_of(model, live.max_length)
         live._requests = {}
         live._plans = {}
         return live
@@ -67,19 +76,17 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
     def cleanup(self) -> None:
         """Keep the model: lighteval deletes it after each run."""
 
+    def learn(self, docs: list[Doc]) -> None:
+        """Find out on the samples what the model bears (see ``abilities``); it must be in evaluation mode."""
+        learn(self._forward, [self.requests(doc) for doc in docs], self._limits)
+        self._limits = replace(self._limits, packs=self._forward.packs)
+
     def loglikelihood(self, docs: list[Doc]) -> list[ModelResponse]:
         """Same numbers as lighteval's own method, summed in float32 whatever the model's dtype, with less work."""
-        requests = [self.requests(doc) for doc in docs]
-        # A plan costs as much Python as a small model's forward passes, and depends on the samples only.
-        key = tuple(map(id, docs))
-        if key not in self._plans:
-            flat = [request for group in requests for request in group]
-            self._plans[key] = plan(flat, self._batch_tokens, self.max_length, next(self.model.parameters()).device)
-        work: Plan = self._plans[key]
         greedy = any(_wants_greedy(doc) for doc in docs)
-        sums, matches = log_likelihoods(self.model, work, greedy)
+        sums, matches = log_likelihoods(self._forward, self._plan(docs), greedy)
         responses, end = [], 0
-        for group in requests:
+        for group in map(self.requests, docs):
             start, end = end, end + len(group)
             responses.append(
                 ModelResponse(
@@ -90,6 +97,30 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
                 )
             )
         return responses
+
+    def run_forward(self, docs: list[Doc]) -> None:
+        """Run what ``loglikelihood`` runs through the model, and nothing else."""
+        run_forward(self._forward, self._plan(docs))
+
+    def backward(self, docs: list[Doc], coefficients: list[float], budget: Budget) -> float:
+        """Add the gradient of sum_i coefficients[i] log p(gold choice of sample i) to the parameters.
+
+        Returns:
+            The sum.
+        """
+        gold = [[self.requests(doc)[doc.gold_index]] for doc in docs]
+        work = plan(gold, budget, self._limits, self._forward.device)
+        factors = torch.tensor(coefficients, dtype=torch.float64, device=self._forward.device)
+        return backward(self._forward, work, factors)
+
+    def _plan(self, docs: list[Doc]) -> Plan:
+        """The plan of these samples, made once: it costs as much Python as a small model's forward passes."""
+        key = tuple(map(id, docs))
+        if key not in self._plans:
+            requests = [self.requests(doc) for doc in docs]
+            self._plans[key] = plan(requests, self._budget, self._limits, self._forward.device)
+        found: Plan = self._plans[key]
+        return found
 
     def requests(self, doc: Doc) -> Sequence[Request]:
         """Return the tokens of a sample's choices, made once per sample.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mergekit_optimer.errors import TaskError
 from mergekit_optimer.evaluate.lighteval_compat import contained
-from mergekit_optimer.evaluate.loglikelihood import batch_tokens_for
+from mergekit_optimer.evaluate.metrics import slope_coefficients, task_scores
+from mergekit_optimer.evaluate.plan import budget_for, gradient_budget
 from mergekit_optimer.machine import memory_named
-from mergekit_optimer.scores import MetricSamples, TaskScores
+from mergekit_optimer.scores import TaskScores
 from mergekit_optimer.tasks import PreparedTask
 
 if TYPE_CHECKING:
@@ -53,12 +55,17 @@ class Scorer:
             from mergekit_optimer.evaluate.live_model import LiveModel
 
             config: Any = model.config
-            tokens = batch_tokens or batch_tokens_for(where.type, config.get_text_config().vocab_size)
+            self._budget = budget_for(where.type, config.get_text_config().vocab_size, batch_tokens)
             was_training = model.training
-            self._live = LiveModel.around(model, str(tokenizer_dir), tokens)
-            model.train(was_training)
-            self._tasks = scorable_tasks(tasks)
-        self._model = model
+            self._model = model
+            try:
+                self._live = LiveModel.around(model, str(tokenizer_dir), self._budget)
+                self._tasks = scorable_tasks(tasks)
+                with torch.no_grad(), memory_named("scoring"):
+                    model.eval()
+                    self._live.learn([doc for task in self._tasks if task.category == "LOGPROBS" for doc in task.docs])
+            finally:
+                model.train(was_training)
 
     @property
     def n_samples(self) -> dict[str, int]:
@@ -80,28 +87,71 @@ class Scorer:
             InfrastructureError: Memory or the device gave out.
             TaskError: A user's metric failed.
         """
+        with self._scoring():
+            scored: dict[str, TaskScores] = {}
+            for category, tasks in self._by_category(slice(start, n_samples)):
+                responses = iter(self._responses(category, [doc for _, docs in tasks for doc in docs]))
+                for task, docs in tasks:
+                    scored[task.name] = task_scores(task, docs, [next(responses) for _ in docs])
+        return {task.name: scored[task.name] for task in self._tasks if task.name in scored}
+
+    def forward_only(self) -> None:
+        """Run the forward passes of ``score()`` and nothing else: what a trial cannot cost less than.
+
+        For a benchmark. Of tasks that generate, all of the generation is run.
+        """
+        with self._scoring():
+            for category, tasks in self._by_category(slice(None)):
+                docs = [doc for _, docs in tasks for doc in docs]
+                if category == "GENERATIVE":
+                    self._responses(category, docs)
+                else:
+                    self._live.run_forward(docs)
+
+    def backward(self, shares: Mapping[str, float], n_samples: int | None, start: int = 0) -> float:
+        """Add the gradient of sum_t shares[t] f_t to the parameters that require one, batch by batch.
+
+        f_t is the task's primary metric, negated where lower is better. What a batch adds is added at once, so that
+        hooks on the parameters may take and drop it.
+
+        Args:
+            shares: Factor of each task; tasks not named are not run.
+            n_samples: Stop before this sample of each task; None takes all.
+            start: First sample.
+
+        Returns:
+            The sum, as ``score`` gives it; NaN where the model's logits are not finite.
+
+        Raises:
+            InfrastructureError: Memory or the device gave out.
+            TaskError: A task is unknown, or its primary metric is no log-likelihood of given tokens.
+        """
+        docs, coefficients = slope_coefficients(self._tasks, shares, slice(start, n_samples))
+        config = cast("Any", self._model.config).get_text_config()
+        sizes = config.hidden_size, config.num_hidden_layers
+        parameter = next(self._model.parameters())
+        budget = gradient_budget(self._budget, parameter.device.type, *sizes, parameter.dtype.itemsize)
+        with self._scoring():
+            return self._live.backward(docs, coefficients, budget)
+
+    @contextmanager
+    def _scoring(self) -> Iterator[None]:
+        """The state the model is run in, and what is put back afterwards."""
+        import torch
+
         was_training = self._model.training
-        with contained(), memory_named("scoring"):
+        with contained(), memory_named("scoring"), torch.no_grad():
             self._model.eval()
             try:
-                return self._score(slice(start, n_samples))
+                yield
             finally:
                 self._model.train(was_training)
 
-    def _score(self, part: slice) -> dict[str, TaskScores]:
-        import torch
-
-        categories = sorted({task.category for task in self._tasks})
-        scored: dict[str, TaskScores] = {}
-        with torch.no_grad():
-            for category in categories:
-                # All tasks of a kind in one go: samples of like length share a batch whatever task they are of.
-                tasks = [(task, task.docs[part]) for task in self._tasks if task.category == category]
-                tasks = [(task, docs) for task, docs in tasks if docs]
-                responses = iter(self._responses(category, [doc for _, docs in tasks for doc in docs]))
-                for task, docs in tasks:
-                    scored[task.name] = _task_scores(task, docs, [next(responses) for _ in docs])
-        return {task.name: scored[task.name] for task in self._tasks if task.name in scored}
+    def _by_category(self, part: slice) -> Iterator[tuple[str, list[tuple[ScorableTask, list[Any]]]]]:
+        """All tasks of a kind in one go: samples of like length share a batch whatever task they are of."""
+        for category in sorted({task.category for task in self._tasks}):
+            tasks = [(task, task.docs[part]) for task in self._tasks if task.category == category]
+            yield category, [(task, docs) for task, docs in tasks if docs]
 
     def _responses(self, category: str, docs: list[Any]) -> list[Any]:
         if not docs:
@@ -131,33 +181,6 @@ def check_tasks(tasks: list[PreparedTask]) -> None:
             from mergekit_optimer.evaluate.lighteval_tasks import scorable_tasks
 
             scorable_tasks(tasks)
-
-
-def _task_scores(task: ScorableTask, docs: list[Any], responses: list[Any]) -> TaskScores:
-    from lighteval.metrics import apply_metric
-
-    from mergekit_optimer.evaluate.lighteval_tasks import sample_value
-
-    values: dict[str, list[tuple[float, float]]] = {name: [] for name in task.kinds}
-    try:
-        for response, given in zip(responses, apply_metric(responses, docs, task.metrics), strict=True):
-            # An argmax over NaN is a choice like any other; accuracy must not come of it.
-            sound = all(map(math.isfinite, response.logprobs))
-            for name, pairs in values.items():
-                value, weight = sample_value(given[name])
-                pairs.append((value if sound else math.nan, weight))
-    except Exception as error:
-        if not task.stock:
-            raise
-        # The metric is lighteval's or the user's code and may raise anything.
-        raise TaskError(
-            f"Task '{task.name}': metric '{task.primary}' gives no number per sample ({type(error).__name__}: {error})."
-        ) from error
-    metrics = {
-        name: MetricSamples(tuple(v for v, _ in pairs), tuple(w for _, w in pairs), *task.kinds[name])
-        for name, pairs in values.items()
-    }
-    return TaskScores(metrics, task.primary)
 
 
 def _without_reasoning(text: str) -> str:
