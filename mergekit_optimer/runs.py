@@ -112,6 +112,24 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def link_folder(source: Path, target: Path) -> None:
+    """Make ``target`` a folder of the same files, linked where the file system can, else copied.
+
+    Links are safe here: a file of a run is replaced by a rename, never written into.
+
+    Raises:
+        RunFolderError: ``target`` exists.
+    """
+    with new_folder(target) as work:
+        for file in sorted(path for path in source.rglob("*") if path.is_file()):
+            place = work / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, place)
+            except OSError:
+                shutil.copyfile(file, place)
+
+
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Return nested dictionaries as dotted keys; lists and empty sections stay values."""
     if not isinstance(value, dict) or not value:
@@ -151,6 +169,11 @@ class RunDir:
     @property
     def journal_path(self) -> Path:
         return self.root / "study.journal"
+
+    @property
+    def adopted_path(self) -> Path:
+        """Trials taken over from a finished study."""
+        return self.root / "adopted.json"
 
     @property
     def best_dir(self) -> Path:

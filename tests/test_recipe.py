@@ -63,6 +63,19 @@ def test_the_defaults_are_the_papers_rungs(tmp_path: Path) -> None:
     assert [(rung.n_samples, rung.top) for rung in rungs] == [(100, None), (300, 3)]
 
 
+def test_a_race_has_one_rung_of_all_its_samples_unless_rungs_are_given(tmp_path: Path) -> None:
+    assert [rung.n_samples for rung in load(tmp_path, {"search": {"race": True}}).search.rungs] == [300]
+    given = load(tmp_path, {"search": {"race": True, "rungs": [{"n_samples": 150}]}})
+    assert [rung.n_samples for rung in given.search.rungs] == [150]
+
+
+def test_warm_start_gradient_is_short_for_adding_it_to_the_warm_starts(tmp_path: Path) -> None:
+    starts = load(tmp_path, {"search": {"warm_start": "gradient"}}).search.warm_starts
+    assert starts == ["zero", "uniform_average", "half", "singles", "gradient"]
+    added = {"search": {"warm_start": "gradient", "warm_starts": ["zero"]}}
+    assert load(tmp_path, added).search.warm_starts == ["zero", "gradient"]
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -75,6 +88,14 @@ def test_the_defaults_are_the_papers_rungs(tmp_path: Path) -> None:
             "intervals for ['ja'], vectors are ['ja', 'math']",
         ),
         ({"search": {"objective": {"mean": ["zh"]}}}, "search.objective: zh not in tasks (ja)"),
+        ({"search": {"sampler": {"name": "bayes"}}}, "input should be 'tpe', 'gp', 'cmaes', 'random' or 'qmc'"),
+        ({"search": {"sampler": {"name": "gp", "assist": "quadratic"}}}, "assist: quadratic belongs to tpe, not to gp"),
+        ({"search": {"race": True, "rungs": [{"n_samples": 100}]}}, "write rungs: [{n_samples: 300}]"),
+        ({"search": {"warm_start": "zero"}}, "write warm_start: gradient"),
+        (
+            {"tasks": {"ja": {"kind": "choice", "metric": "acc"}}, "search": {"warm_start": "gradient"}},
+            "give one of them metric: gold_ll (kind: choice), or add a task of kind: text (ja: acc)",
+        ),
         ({"search": {"rungs": [{"n_samples": 9}, {"n_samples": 5, "top": 1}]}}, "n_samples must grow"),
         ({"search": {"weights": {"low": "1e-5", "high": 1.0}}}, "'1e-5' is text in YAML; write 1.0e-05 as a number"),
         ({"search": {"n_trials": "1e2"}}, "search.n_trials: '1e2' is text in YAML; write 100 as a number"),

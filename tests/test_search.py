@@ -8,70 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
+from bowl import VECTORS, Bowl, bits, make, recipe, trail
 
 from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
-from mergekit_optimer.recipe import Objective, Recipe
+from mergekit_optimer.recipe import Objective
 from mergekit_optimer.runs import RunDir, read_json
-from mergekit_optimer.scores import MetricSamples, TaskScores
-from mergekit_optimer.search import Measured, Search, TrialRecord, judge, warm_start_weights
+from mergekit_optimer.search import Search, TrialRecord, judge, warm_start_weights
 from mergekit_optimer.search.objective import describe
-
-VECTORS = ["code", "ja", "math"]
-OPTIMUM = {"code": 0.7, "ja": 0.5, "math": -0.2}
-
-
-def recipe(**search: Any) -> Recipe:
-    section = {"n_trials": 12, "objective": {"mean": ["dev"]}, "rungs": [{"n_samples": 20}]} | search
-    task = {"kind": "text", "path": "dev.jsonl"}
-    return Recipe.model_validate(
-        {
-            "name": "study",
-            "seed": 5,
-            "base_model": {"path": "base"},
-            "vectors": {name: {"checkpoint": {"path": name}} for name in VECTORS},
-            "search": section,
-            "tasks": {"dev": task, "en": task},
-            "held_out": {"dev": {"kind": "text", "path": "held_out.jsonl"}},
-        }
-    )
-
-
-def bits(weights: Mapping[str, float], sample: int, task: str = "dev") -> float:
-    """Bits per byte of one sample: a bowl around the optimum; "en" only loses with the sum of weights."""
-    distance = math.fsum((weights[name] - OPTIMUM[name]) ** 2 for name in VECTORS)
-    if task == "en":
-        return 1.0 + 0.1 * max(0.0, sum(weights.values())) + 0.01 * (sample % 5)
-    return 2.0 + distance + 0.1 * math.sin(sample)
-
-
-class Bowl:
-    """Stands in for merge-and-score; counts its calls and breaks when told to."""
-
-    def __init__(self, spoil: Callable[[int, Mapping[str, float]], float | None] = lambda _n, _w: None) -> None:
-        self.asked: list[tuple[dict[str, float], int, int]] = []
-        self._spoil = spoil
-
-    def __call__(self, weights: Mapping[str, float], trial_dir: Path, start: int, stop: int) -> Measured:
-        self.asked.append((dict(weights), start, stop))
-        value = self._spoil(len(self.asked), weights)
-        trial_dir.mkdir(parents=True, exist_ok=True)
-        scores = {}
-        for task in ("dev", "en"):
-            values = tuple(bits(weights, i, task) if value is None else value for i in range(start, stop))
-            samples = MetricSamples(values, (1.0,) * len(values), higher_is_better=False, floor=8.0)
-            scores[task] = TaskScores({"bits_per_byte": samples}, "bits_per_byte")
-        return Measured(scores, 0.1, 0.2)
-
-
-def make(tmp_path: Path, bowl: Bowl, **search: Any) -> Search:
-    return Search(recipe(**search), RunDir(tmp_path / "run"), VECTORS, "identity", bowl)
-
-
-def trail(records: list[TrialRecord]) -> list[tuple[dict[str, float], float]]:
-    return [(record.weights, record.value) for record in records]
 
 
 def test_warm_starts_come_first_and_count_as_trials(tmp_path: Path) -> None:
@@ -244,7 +189,7 @@ KILLED = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_search import Bowl, make
+from bowl import Bowl, make
 def spoil(call, weights):
     if call == {n}:
         os.kill(os.getpid(), 9)

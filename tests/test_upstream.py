@@ -167,3 +167,21 @@ def test_optuna_takes_constraints_by_name() -> None:
     trial.set_constraint("en", 0.5)
     own.tell(trial, 1.0)
     assert own.trials[0].constraints == {"en": 0.5}
+
+
+def test_optuna_adds_a_finished_trial_under_the_next_number(study: Any) -> None:
+    import optuna
+
+    study.tell(study.ask(space()), 0.0)
+    added = optuna.trial.create_trial(
+        value=1.0,
+        params={"a": 0.25},
+        distributions=space(),
+        constraints={"en": 0.5},
+        user_attrs={"origin": "run#3"},
+    )
+    study.add_trial(added)
+    trial = study.trials[1]
+    found = (trial.number, trial.state.name, trial.value, trial.params, trial.constraints, trial.user_attrs)
+    expected = (1, "COMPLETE", 1.0, {"a": 0.25}, {"en": 0.5}, {"origin": "run#3"})
+    assert found == expected, "search/adopt.py writes a trial's files under the number that add_trial will give it"

@@ -58,6 +58,18 @@ def read_job(
     return Job(recipe, read_run(run_dir or Path("runs") / recipe.name, recipe), resolve_device(device))
 
 
+def search_options(options: dict[str, Any], source_dir: Path | None) -> dict[str, Any]:
+    """Turn --objective into an override and, with --from, choose a run folder that says what is searched for."""
+    objective = options.pop("objective")
+    if objective is not None:
+        options["overrides"] = (*options["overrides"], f"search.objective={objective}")
+    if source_dir is not None and options["run_dir"] is None:
+        recipe = load_recipe(options["recipe_path"], options["overrides"])
+        tasks = "-".join(sorted(recipe.search.objective.task_weights))
+        options["run_dir"] = Path("runs") / f"{recipe.name}-for-{tasks}"
+    return options
+
+
 def resolve_device(device: str) -> str:
     """Turn ``auto`` into cuda where there is a GPU, else cpu.
 
@@ -78,6 +90,18 @@ def resolve_device(device: str) -> str:
 def show(data: Any) -> None:
     """Print data as JSON to stdout."""
     click.echo(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False))
+
+
+def show_winner(summary: dict[str, Any], model_dir: Path) -> None:
+    """Print a search's winner: what was free, what was run, the weights, and where the model lies."""
+    winner = summary["winner"]
+    if summary["n_adopted"]:
+        seconds = summary["merge_s"] + summary["score_s"]
+        click.echo(
+            f"ranked anew for free: {summary['n_adopted']} trials; run: {summary['n_run']} trials, {seconds:.1f} s"
+        )
+    weights = "  ".join(f"{name} {weight:+.4f}" for name, weight in winner["weights"].items())
+    click.echo(f"trial #{winner['number']}  dev {winner['value']:.4f}  {weights}\n{model_dir}")
 
 
 def show_report(report: ReportData, run_dir: Path, as_json: bool) -> None:

@@ -17,8 +17,10 @@ from mergekit_optimer.cli.options import (
     recipe_argument,
     recipe_options,
     resolve_device,
+    search_options,
     show,
     show_report,
+    show_winner,
 )
 from mergekit_optimer.errors import DataError
 from mergekit_optimer.recipe import load_recipe
@@ -79,21 +81,32 @@ def train(datasets: tuple[str, ...], mixture: bool, **options: Any) -> None:
 
 @click.command()
 @recipe_options
+@click.option(
+    "--objective", metavar="YAML", help="Another objective, as '{mean: [ja]}'.  [same as --set search.objective=]"
+)
+@click.option(
+    "--from", "source_dir", type=click.Path(path_type=Path), metavar="RUN", help="Take pool and trials of it."
+)
+@click.option("--rank-only", is_flag=True, help="With --from: rank its trials by the objective, score nothing.")
 @json_option
-def search(as_json: bool, **options: Any) -> None:
+def search(as_json: bool, source_dir: Path | None, rank_only: bool, **options: Any) -> None:
     """Search the merge weights on the dev set and merge the winner. Again, it goes on where it was.
 
-    Example: mergekit-optimer search recipe.yaml --set search.n_trials=60
+    With --from, the trials of a finished run are ranked by this objective first, which costs nothing, and the search
+    goes on from them for search.n_trials more, in runs/<name>-for-<tasks> unless --run-dir says otherwise.
+
+    \b
+    Examples:
+      mergekit-optimer search recipe.yaml --set search.n_trials=60
+      mergekit-optimer search recipe.yaml --objective '{mean: [ja]}' --from runs/demo --set search.n_trials=20
     """
-    job = open_job(**options)
+    job = open_job(**search_options(options, source_dir))
     with job.run.locked():
-        winner = pipeline.search_weights(job)["winner"]
+        if source_dir is not None:
+            pipeline.adopt_run(job, source_dir)
+        summary = pipeline.search_weights(job, rank_only)
         pipeline.merge_winner(job)
-    if as_json:
-        show(winner)
-    else:
-        weights = "  ".join(f"{name} {weight:+.4f}" for name, weight in winner["weights"].items())
-        click.echo(f"trial #{winner['number']}  dev {winner['value']:.4f}  {weights}\n{job.run.model_dir}")
+    show(summary) if as_json else show_winner(summary, job.run.model_dir)
 
 
 @click.command()

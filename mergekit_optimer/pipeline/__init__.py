@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mergekit_optimer.pipeline.adopt import adopt_run
 from mergekit_optimer.pipeline.held_out import compare_held_out, score_model
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.pipeline.reporting import write_card, write_report
@@ -13,10 +14,13 @@ from mergekit_optimer.pipeline.stages import (
     search_weights,
     train_pool,
 )
+from mergekit_optimer.pipeline.trial import MergeAndScorer
 from mergekit_optimer.report import ReportData
 
 __all__ = [
     "Job",
+    "MergeAndScorer",
+    "adopt_run",
     "check_inputs",
     "compare_held_out",
     "make_vectors",

@@ -21,13 +21,13 @@ from mergekit_optimer.evaluate import Scorer, load_model
 from mergekit_optimer.merge import merge_yaml, stock_yaml
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.pipeline.stages import (
-    MergeAndScorer,
     check_held_out_is_apart,
     dev_tasks,
     held_out_tasks,
     merge_model,
     merge_winner,
 )
+from mergekit_optimer.pipeline.trial import MergeAndScorer
 from mergekit_optimer.recipe import DATA_MIXTURE, Recipe
 from mergekit_optimer.runs import TEMPORARY, RunDir, content_hash, read_json, write_json
 from mergekit_optimer.scores import TaskScores
@@ -36,8 +36,7 @@ from mergekit_optimer.vectors import model_fingerprint, tokenizer_fingerprint
 
 log = logging.getLogger(__name__)
 
-# A maker puts a model under the given path and returns the folder to score (which may lie elsewhere).
-Maker = Callable[[Path], Path]
+Scores = dict[str, TaskScores]
 
 
 def compare_held_out(job: Job) -> None:
@@ -57,36 +56,25 @@ def compare_held_out(job: Job) -> None:
     known = _known(job, identity)
     models: dict[str, Any] = {}
     with _work_folder(job) as work:
-        makers = _makers(job, work)
+        ways = _ways_to_score(job, merger, work)
         winner = read_json(job.run.winner_path)["winner"]["weights"]
-        for number, (name, maker) in enumerate(makers.items(), 1):
+        for number, (name, score) in enumerate(ways.items(), 1):
             inputs = content_hash([job.pool_files, winner if name == "winner" else None, _mixture_print(job, name)])
             if known.get(name, {}).get("inputs") == inputs:
                 models[name] = known[name]
                 continue
             started = time.monotonic()
-            target = work / f"model-{number}"
-            scores = merger.score_folder(_made(maker, target))
-            shutil.rmtree(target, ignore_errors=True)
+            scores = score()
             elapsed_s = time.monotonic() - started
             tasks_json = {task: one.to_json() for task, one in scores.items()}
             models[name] = {"inputs": inputs, "elapsed_s": round(elapsed_s, 3), "tasks": tasks_json}
             write_json(job.run.held_out_path, {"identity": identity, "models": known | models})
             shown = "  ".join(f"{task} {one.score.value:.4f}" for task, one in scores.items())
-            log.info("held-out %d/%d  %s: %s  %.1f s", number, len(makers), name, shown, elapsed_s)
+            log.info("held-out %d/%d  %s: %s  %.1f s", number, len(ways), name, shown, elapsed_s)
     if models == known:
         log.info("compare: done before, nothing changed")
     else:
         write_json(job.run.held_out_path, {"identity": identity, "models": models})
-
-
-def _made(maker: Maker, target: Path) -> Path | None:
-    """Make a model; None where the merge is not finite (a sum may be more than a narrow dtype holds)."""
-    try:
-        return maker(target)
-    except NotFiniteError as error:
-        log.warning("%s", error)
-        return None
 
 
 def score_model(recipe: Recipe, model_dir: Path, held_out: bool, device: str) -> dict[str, TaskScores]:
@@ -138,27 +126,39 @@ def _work_folder(job: Job) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _makers(job: Job, work: Path) -> dict[str, Maker]:
-    """How to make each model that is compared, by its name."""
+def _ways_to_score(job: Job, merger: MergeAndScorer, work: Path) -> dict[str, Callable[[], Scores]]:
+    """How to score each model that is compared, by its name.
+
+    The winner is read from the folder that is published. What is a weight vector is merged in memory, which gives the
+    same tensors as a folder; what is a stock method is merged into a folder that lives for its scoring.
+    """
     names = job.pool.names
-    makers: dict[str, Maker] = {"winner": lambda _: job.run.model_dir, "base_model": lambda _: job.base.path}
+    ways: dict[str, Callable[[], Scores]] = {
+        "winner": partial(merger.score_folder, job.run.model_dir),
+        "base_model": partial(merger.score_weights, dict.fromkeys(names, 0.0)),
+    }
     for name, weights in warm_start_weights(names, ["singles", "uniform_average", "sum"]).items():
-        makers[name] = partial(_merge_weights, job, weights, job.dtype)
+        ways[name] = partial(merger.score_weights, weights)
     if len(names) > 1:
         for method in ("ties", "dare_linear"):
-            makers[method] = partial(_merge_stock, job, method, work)
+            ways[method] = partial(_score_stock, job, merger, method, work)
     if job.run.checkpoint_dir(DATA_MIXTURE).exists():
-        makers[DATA_MIXTURE] = lambda _: job.run.checkpoint_dir(DATA_MIXTURE)
-    return makers
+        ways[DATA_MIXTURE] = partial(merger.score_folder, job.run.checkpoint_dir(DATA_MIXTURE))
+    return ways
 
 
-def _merge_weights(job: Job, weights: dict[str, float], dtype: str, target: Path) -> Path:
-    return merge_model(job, merge_yaml(str(job.base.path), job.ingredients, weights, dtype), target)
-
-
-def _merge_stock(job: Job, method: str, work: Path, target: Path) -> Path:
+def _score_stock(job: Job, merger: MergeAndScorer, method: str, work: Path) -> Scores:
     checkpoints = [str(_checkpoint_over_base(job, name, work)) for name in job.pool.names]
-    return merge_model(job, stock_yaml(method, str(job.base.path), checkpoints, job.dtype), target)
+    target = work / method
+    try:
+        merge_model(job, stock_yaml(method, str(job.base.path), checkpoints, job.dtype), target)
+        return merger.score_folder(target)
+    except NotFiniteError as error:
+        # A sum may be more than a narrow dtype holds.
+        log.warning("%s", error)
+        return merger.score_collapsed()
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def _checkpoint_over_base(job: Job, name: str, work: Path) -> Path:
@@ -173,5 +173,5 @@ def _checkpoint_over_base(job: Job, name: str, work: Path) -> Path:
     target = work / f"single-{name}"
     if not target.exists():
         weights = {vector: float(vector == name) for vector in job.pool.names}
-        _merge_weights(job, weights, "float32", target)
+        merge_model(job, merge_yaml(str(job.base.path), job.ingredients, weights, "float32"), target)
     return target

@@ -15,7 +15,7 @@ from mergekit_optimer.recipe import DATA_MIXTURE
 from mergekit_optimer.report import BaseModelFacts, ReportData, RungFacts, SearchFacts, VectorFacts, build_report
 from mergekit_optimer.runs import package_versions, read_json, write_json, write_text
 from mergekit_optimer.scores import TaskScores
-from mergekit_optimer.search import TrialRecord, describe
+from mergekit_optimer.search import TrialRecord, describe, warm_start_weights
 
 
 def write_report(job: Job) -> ReportData:
@@ -111,16 +111,22 @@ def _search_facts(job: Job, summary: dict[str, Any], winner: TrialRecord, record
         warm_starts=tuple(record.source.removeprefix("warm_start/") for record in records if "/" in record.source),
         started=summary["started"],
         finished=summary["finished"],
+        n_adopted=summary["n_adopted"],
+        n_raced_out=sum(record.stopped == "race" for record in records),
+        ended_flat=summary["stopped_flat"],
     )
 
 
 def _dev_scores(records: list[TrialRecord], winner: TrialRecord) -> dict[str, dict[str, TaskScores]]:
     """Dev scores of the winner and of the warm starts that are baselines, under the baselines' names."""
     scores = {"winner": winner.scores}
-    for record in records:
-        name = record.source.removeprefix("warm_start/")
-        if record.source.startswith("warm_start/") and name != "half":
-            scores["base_model" if name == "zero" else name] = record.scores
+    baselines = warm_start_weights(sorted(winner.weights), ["zero", "singles", "uniform_average", "sum"])
+    for name, weights in baselines.items():
+        for record in records:
+            # By what it is, not by where it came from: a retried or an adopted one may have another source.
+            if record.weights == weights and record.stopped is None:
+                scores["base_model" if name == "zero" else name] = record.scores
+                break
     return scores
 
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergekit_optimer import corpora
-from mergekit_optimer.errors import MergeError, NotFiniteError
-from mergekit_optimer.evaluate import Scorer, check_tasks, load_model
+from mergekit_optimer.errors import MergeError, SearchError
+from mergekit_optimer.evaluate import check_tasks
 from mergekit_optimer.merge import merge_to_folder, merge_yaml, portable_yaml
 from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.pipeline.trial import MergeAndScorer
 from mergekit_optimer.recipe import DATA_MIXTURE
-from mergekit_optimer.runs import TEMPORARY, RunDir, content_hash, discard, read_json, write_json, write_text
-from mergekit_optimer.scores import TaskScores
-from mergekit_optimer.search import Measured, Search
+from mergekit_optimer.runs import RunDir, content_hash, discard, read_json, write_json, write_text
+from mergekit_optimer.search import Search, TrialRecord
 from mergekit_optimer.tasks import PreparedTask, prepare_tasks, read_max_length, sample_texts
 from mergekit_optimer.train import check_training, train_dataset, train_mixture
 from mergekit_optimer.vectors import (
@@ -31,9 +29,6 @@ from mergekit_optimer.vectors import (
     load_pool,
     model_fingerprint,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
@@ -158,21 +153,37 @@ def held_out_tasks(job: Job) -> list[PreparedTask]:
     return _prepared(job, "held_out", job.recipe.held_out)
 
 
-def search_weights(job: Job) -> dict[str, Any]:
+def search_weights(job: Job, rank_only: bool = False) -> dict[str, Any]:
     """Search the merge weights on the dev set.
+
+    Args:
+        rank_only: Rank the trials taken over from another study, run none.
 
     Returns:
         What winner.json holds: the winner's number, value and weights, and the study in numbers.
+
+    Raises:
+        InfrastructureError: The live model does not fit into memory.
+        SearchError: There is nothing to rank, or the study cannot go on.
     """
+    adopted = read_json(job.run.adopted_path) if job.run.adopted_path.exists() else {"origin": None, "trials": []}
+    if rank_only and not adopted["trials"]:
+        raise SearchError("There are no scored trials to rank: name a finished run with --from.")
     tasks = dev_tasks(job)
     section = job.recipe.search.model_dump(mode="json", exclude={"n_trials"})
     samples = {task.name: task.content_hash for task in tasks}
     # What decides a trial's score; a longer study is the same study.
     identity = content_hash([job.base_fingerprint, job.pool_files, samples, section, job.recipe.seed])
-    inputs = content_hash([identity, job.recipe.search.n_trials])
+    inputs = content_hash([identity, job.recipe.search.n_trials, adopted["origin"], rank_only])
     with job.stage("search", inputs, job.run.winner_path) as wanted:
         if wanted:
-            result = Search(job.recipe, job.run, job.pool.names, identity, MergeAndScorer(job, tasks)).run()
+            scorer = MergeAndScorer(job, tasks)
+            study = Search(job.recipe, job.run, job.pool.names, identity, scorer, slopes=scorer.slopes)
+            if adopted["trials"]:
+                study.adopt([TrialRecord.from_json(trial) for trial in adopted["trials"]], adopted["origin"])
+            if not rank_only:
+                scorer.load()
+            result = study.run(rank_only=rank_only)
             write_json(job.run.winner_path, result.to_json())
             log.info("winner: trial #%d  dev %.4f", result.winner.number, result.winner.value)
     summary: dict[str, Any] = read_json(job.run.winner_path)
@@ -198,61 +209,6 @@ def merge_model(job: Job, yaml_text: str, out_dir: Path) -> Path:
     """Run a configuration with the job's device and seed."""
     trust = job.recipe.base_model.trust_remote_code
     return merge_to_folder(yaml_text, out_dir, device=job.device, seed=job.recipe.seed, trust_remote_code=trust)
-
-
-class MergeAndScorer:
-    """Merge a weight vector with mergekit, load it into the one live model, and score it with lighteval."""
-
-    def __init__(self, job: Job, tasks: list[PreparedTask]) -> None:
-        self._job, self._tasks = job, tasks
-
-    @cached_property
-    def _live(self) -> torch.nn.Module:
-        """The model whose weights every trial overwrites: the base, in the base's dtype."""
-        job = self._job
-        return load_model(job.base.path, job.device, job.recipe.base_model.trust_remote_code)
-
-    @cached_property
-    def _scorer(self) -> Scorer:
-        return Scorer(self._live, self._job.base.path, self._tasks, device=self._job.device)
-
-    def __call__(self, weights: Mapping[str, float], trial_dir: Path, start: int, stop: int) -> Measured:
-        job = self._job
-        yaml_text = merge_yaml(str(job.base.path), job.ingredients, weights, job.dtype)
-        write_text(trial_dir / "merge.yaml", yaml_text)
-        # Named as what is swept when a process died over it.
-        model_dir = trial_dir / f"{TEMPORARY}model"
-        discard(model_dir)
-        started = time.monotonic()
-        try:
-            self._load(merge_model(job, yaml_text, model_dir))
-        except NotFiniteError as error:
-            log.info("%s: %s", trial_dir.name, error)
-            self._collapse()
-        finally:
-            discard(model_dir)
-        merged = time.monotonic()
-        scores = self._scorer.score(stop, start=start)
-        return Measured(scores, merged - started, time.monotonic() - merged)
-
-    def score_folder(self, model_dir: Path | None) -> dict[str, TaskScores]:
-        """Score a model folder on all samples; None stands for a model that is not finite."""
-        if model_dir is None:
-            self._collapse()
-        else:
-            self._load(model_dir)
-        return self._scorer.score()
-
-    def _load(self, model_dir: Path) -> None:
-        """Bring a folder's weights into the live model, in the base's dtype."""
-        job = self._job
-        fresh = load_model(model_dir, job.device, job.recipe.base_model.trust_remote_code)
-        self._live.load_state_dict(fresh.state_dict())
-
-    def _collapse(self) -> None:
-        """Make the live model what the merge is: without a finite value, so that it is scored as collapsed."""
-        for parameter in self._live.parameters():
-            parameter.data.fill_(float("nan"))
 
 
 def _prepared(job: Job, part: str, specs: dict[str, Any]) -> list[PreparedTask]:

@@ -4,20 +4,17 @@ from mergekit_optimer.recipe.load import load_recipe
 from mergekit_optimer.recipe.models import (
     DATA_MIXTURE,
     DatasetSpec,
-    Objective,
     Recipe,
-    Rung,
-    SamplerSpec,
-    SearchSection,
     TrainSection,
     VectorSpec,
-    WeightInterval,
 )
+from mergekit_optimer.recipe.search import RACE_FROM, Objective, Rung, SamplerSpec, SearchSection, WeightInterval
 from mergekit_optimer.recipe.sources import ModelSource, Source, TextSource
 from mergekit_optimer.recipe.tasks import ChoiceTask, GenerateTask, LightevalTask, TaskSpec, TextTask
 
 __all__ = [
     "DATA_MIXTURE",
+    "RACE_FROM",
     "ChoiceTask",
     "DatasetSpec",
     "GenerateTask",

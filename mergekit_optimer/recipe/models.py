@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from mergekit_optimer.recipe.search import SearchSection, WeightInterval
 from mergekit_optimer.recipe.sft_options import check_sft_options
-from mergekit_optimer.recipe.sources import Finite, ModelSource, Name, Positive, Section, Source, TextSource
-from mergekit_optimer.recipe.tasks import TaskSpec
+from mergekit_optimer.recipe.sources import ModelSource, Name, Section, Source, TextSource
+from mergekit_optimer.recipe.tasks import LOG_LIKELIHOODS, LightevalTask, TaskSpec
 
 # The baseline trained on the mixed data; its checkpoint lies among those of the datasets.
 DATA_MIXTURE = "data_mixture"
@@ -90,111 +91,6 @@ class VectorSpec(Section):
         return self
 
 
-class SamplerSpec(Section):
-    """Optuna's sampler, every option stated: Optuna 5 changed TPE's defaults."""
-
-    name: Literal["tpe", "random"] = "tpe"
-    multivariate: bool = True
-    constant_liar: bool = False
-    n_startup_trials: Positive = 10
-
-
-class WeightInterval(Section):
-    """The closed interval in which a merge weight is searched."""
-
-    low: Finite
-    high: Finite
-
-    @model_validator(mode="after")
-    def _is_an_interval(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
-        return self
-
-
-class Rung(Section):
-    """How many dev samples of each task; ``top``: only the best so many trials get this far."""
-
-    n_samples: Positive
-    top: Positive | None = None
-
-
-class Objective(Section):
-    """What the search maximises, from the primary metrics of the dev tasks (lower-is-better ones negated)."""
-
-    mean: list[Name] | None = None
-    weighted: dict[Name, Finite] | None = None
-    gain_over_base: bool = False
-    keep: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _has_one_form(self) -> Self:
-        if (self.mean is None) == (self.weighted is None):
-            raise ValueError("give either mean or weighted")
-        if not self.task_weights:
-            raise ValueError("names no task")
-        return self
-
-    @property
-    def task_weights(self) -> dict[str, float]:
-        """Weight of each task in the objective; a mean gives each 1/n."""
-        if self.mean is not None:
-            return {name: 1.0 / len(set(self.mean)) for name in sorted(set(self.mean))}
-        return dict(self.weighted or {})
-
-    @property
-    def task_names(self) -> set[str]:
-        return set(self.task_weights) | set(self.keep)
-
-
-WarmStart = Literal["zero", "uniform_average", "half", "sum", "singles"]
-
-
-def _weights_form(value: Any) -> str:
-    """Tell one interval for all vectors from an interval per vector."""
-    if isinstance(value, WeightInterval) or (isinstance(value, dict) and set(value) <= {"low", "high"}):
-        return "interval"
-    return "per_vector"
-
-
-WeightSpace = Annotated[
-    Annotated[WeightInterval, Tag("interval")] | Annotated[dict[Name, WeightInterval], Tag("per_vector")],
-    Discriminator(_weights_form),
-]
-
-
-class SearchSection(Section):
-    """The Optuna study."""
-
-    sampler: SamplerSpec = SamplerSpec()
-    n_trials: Positive = 100
-    weights: WeightSpace = WeightInterval(low=-0.5, high=1.25)
-    warm_starts: list[WarmStart] = Field(default=["zero", "uniform_average", "half", "singles"])
-    rungs: list[Rung] = Field(default=[Rung(n_samples=100), Rung(n_samples=300, top=3)], min_length=1)
-    objective: Objective
-
-    @field_validator("rungs")
-    @classmethod
-    def _rungs_climb(cls, rungs: list[Rung]) -> list[Rung]:
-        first, *rest = rungs
-        if first.top is not None:
-            raise ValueError("every trial takes the first rung, so it has no top")
-        if any(rung.top is None for rung in rest):
-            raise ValueError("every rung after the first needs top")
-        sizes = [rung.n_samples for rung in rungs]
-        if sizes != sorted(set(sizes)):
-            raise ValueError("n_samples must grow from rung to rung")
-        return rungs
-
-    def interval(self, vector: str) -> WeightInterval:
-        """Return the interval of one vector.
-
-        Raises:
-            KeyError: ``weights`` is given per vector and has no entry for this one.
-        """
-        return self.weights if isinstance(self.weights, WeightInterval) else self.weights[vector]
-
-
 class PublishSection(Section):
     """What the card and the repository of the merged model say."""
 
@@ -246,9 +142,24 @@ class Recipe(Section):
         unknown = sorted(self.search.objective.task_names - set(self.tasks))
         if unknown:
             problems.append(f"search.objective: {', '.join(unknown)} not in tasks ({', '.join(sorted(self.tasks))})")
+        elif "gradient" in self.search.warm_starts and not self.slope_tasks:
+            problems.append(
+                "search.warm_starts: gradient needs a log-likelihood in the objective, whose tasks have none; give one "
+                f"of them metric: gold_ll (kind: choice), or add a task of kind: text ({self._metrics_named()})"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def slope_tasks(self) -> dict[str, float]:
+        """The tasks of the objective that are log-likelihoods, so have a gradient, with their weights in it."""
+        weights = self.search.objective.task_weights
+        ours = {name for name, task in self.tasks.items() if not isinstance(task, LightevalTask)}
+        return {n: weight for n, weight in weights.items() if n in ours and self.tasks[n].metric in LOG_LIKELIHOODS}
+
+    def _metrics_named(self) -> str:
+        return ", ".join(f"{name}: {self.tasks[name].metric}" for name in sorted(self.search.objective.task_weights))
 
     def _weights_without_base(self) -> list[str]:
         """Name the intervals without 0 where trials are measured against the base model, which is all weights 0."""

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from mergekit_optimer.recipe.sources import Positive, Section, TextSource
 
+# Metrics of our own kinds that are a sum of log-probabilities of given tokens, so have a gradient.
+LOG_LIKELIHOODS = ("bits_per_byte", "gold_ll")
+
 
 class TextTask(TextSource):
     """Bits per byte of documents, each cut to its first ``max_tokens`` tokens."""

@@ -81,6 +81,9 @@ class SearchFacts:
         intervals: Vector -> (low, high), the closed interval searched.
         objective: What was maximised, in words.
         best_value: The winner's objective at the last rung it took.
+        n_adopted: Trials among ``n_trials`` that another study had scored.
+        n_raced_out: Trials that a race stopped, so that they saw fewer samples.
+        ended_flat: Whether the study ended early because its best no longer rose.
         started: ISO 8601 time in UTC; ``finished`` alike.
     """
 
@@ -97,6 +100,9 @@ class SearchFacts:
     warm_starts: tuple[str, ...]
     started: str
     finished: str
+    n_adopted: int = 0
+    n_raced_out: int = 0
+    ended_flat: bool = False
 
 
 @dataclass(frozen=True)

@@ -123,12 +123,19 @@ def search_table(report: ReportData) -> Table:
     )
     samples = format_number(search.rungs[-1].n_samples)
     objective_on = f"its objective on up to {samples} dev samples, lower-is-better tasks negated"
+    trials = format_number(search.n_trials)
+    if search.n_adopted:
+        trials += f", {format_number(search.n_adopted)} of them scored before, for another objective"
+    if search.ended_flat:
+        trials += "; ended early, as the best no longer rose"
+    raced = (("stopped by the race", format_number(search.n_raced_out)),) if search.n_raced_out else ()
     return Table(
         ("search", ""),
         (
             ("objective", search.objective),
             ("sampler", f"{search.sampler} ({options})" if options else search.sampler),
-            ("trials", format_number(search.n_trials)),
+            ("trials", trials),
+            *raced,
             ("collapsed trials", format_number(search.n_collapsed)),
             ("failed trials", format_number(search.n_failed)),
             ("warm starts among them", ", ".join(search.warm_starts) or "none"),

@@ -1,5 +1,6 @@
 """The search for merge weights: objective, journal and study. Receives merge-and-score as a callable: no torch."""
 
+from mergekit_optimer.search.gradient import Slopes
 from mergekit_optimer.search.objective import Judgement, describe, judge, needs_base, oriented
 from mergekit_optimer.search.proposals import make_sampler, warm_start_weights
 from mergekit_optimer.search.records import Measured, MergeAndScore, SearchResult, TrialRecord
@@ -11,6 +12,7 @@ __all__ = [
     "MergeAndScore",
     "Search",
     "SearchResult",
+    "Slopes",
     "TrialRecord",
     "describe",
     "judge",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mergekit_optimer.errors import SearchError
 from mergekit_optimer.recipe import Objective
@@ -26,6 +28,13 @@ class Judgement:
     @property
     def is_kept(self) -> bool:
         return all(excess <= 0 for excess in self.violations.values())
+
+
+class Difference(NamedTuple):
+    """How much more one trial's objective is than another's, with the standard error of that difference."""
+
+    value: float
+    stderr: float
 
 
 def needs_base(objective: Objective) -> bool:
@@ -58,6 +67,34 @@ def judge(
     return Judgement(total, violations)
 
 
+def paired_difference(
+    objective: Objective,
+    mine: Mapping[str, TaskScores],
+    theirs: Mapping[str, TaskScores],
+    base: Mapping[str, TaskScores] | None = None,
+) -> Difference:
+    """Compare two trials sample by sample, on the longest prefix that both have of each task.
+
+    Args:
+        base: The base's scores, for the unit of each task; needed with ``gain_over_base``.
+
+    Returns:
+        The difference of the objectives, mine minus theirs; tasks are independent samples, so their errors add as
+        squares.
+    """
+    total, variance = 0.0, 0.0
+    for task, weight in objective.task_weights.items():
+        one, other = (scores[task].metrics[scores[task].primary] for scores in (mine, theirs))
+        n = min(len(one.values), len(other.values))
+        score = one.head(n).minus(other.head(n))
+        factor = weight if one.higher_is_better else -weight
+        if objective.gain_over_base:
+            factor /= _unit(task, base)
+        total += factor * score.value
+        variance += (factor * score.stderr) ** 2
+    return Difference(total, math.sqrt(variance))
+
+
 def oriented(task: TaskScores) -> float:
     """Value of the primary metric with the sign that makes more better."""
     value = task.score.value
@@ -80,9 +117,13 @@ def describe(objective: Objective) -> str:
 
 
 def _gain(task: str, scores: Mapping[str, TaskScores], base: Mapping[str, TaskScores] | None) -> float:
+    unit = _unit(task, base)
+    assert base is not None
+    return (oriented(scores[task]) - oriented(base[task])) / unit
+
+
+def _unit(task: str, base: Mapping[str, TaskScores] | None) -> float:
+    """The base's absolute value; a base of exactly 0 (no answer right) has none, so plain differences are taken."""
     if base is None:
         raise SearchError(f"The objective measures '{task}' against the base model, which was not scored.")
-    difference = oriented(scores[task]) - oriented(base[task])
-    unit = abs(base[task].score.value)
-    # A base of exactly 0 (no answer right) has no unit; the plain difference stays comparable between trials.
-    return difference / unit if unit else difference
+    return abs(base[task].score.value) or 1.0

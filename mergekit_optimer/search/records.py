@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from mergekit_optimer.scores import MetricSamples, TaskScores
 
@@ -30,11 +30,16 @@ class TrialRecord:
     """One finished trial, as trials/NNNN/scores.json holds it.
 
     Attributes:
-        source: "warm_start/<name>" or "sampler".
-        n_samples: Dev samples per task scored so far: the size of the last rung reached.
-        values: Objective by rung size.
-        kept: By rung size, whether the model neither collapsed nor lost more than ``keep`` allows.
+        source: "warm_start/<name>", "adopted" (stopped in another study, scored anew), "surrogate" or "sampler".
+        n_samples: Dev samples per task scored so far: the size of the last rung reached, less where ``stopped``.
+        values: Objective by rung size. Of a stopped trial: what it would have been, estimated from what was scored.
+        kept: By rung size, whether the model neither collapsed nor lost more than ``keep`` allows; a stopped trial is
+            not kept.
         collapsed: Tasks on which the merged model collapsed.
+        merge_s: Seconds of this study spent on it; ``score_s`` alike.
+        stopped: Why it was not scored on the whole first rung; None where it was.
+        same_as: The earlier trial of the very same weights whose scores these are; None where it was scored itself.
+        origin: "<run>#<number>" of the trial of another study whose scores these are.
     """
 
     number: int
@@ -47,16 +52,28 @@ class TrialRecord:
     merge_s: float
     score_s: float
     scores: dict[str, TaskScores]
+    stopped: Literal["race", "collapsed"] | None = None
+    same_as: int | None = None
+    origin: str | None = None
 
     @property
     def value(self) -> float:
         """Objective at the last rung reached."""
-        return self.values[self.n_samples]
+        return self.values[max(self.values)]
 
     @property
     def is_kept(self) -> bool:
         """Whether it was kept at the last rung reached."""
-        return self.kept[self.n_samples]
+        return self.kept[max(self.kept)]
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is the base model itself."""
+        return not any(self.weights.values())
+
+    @property
+    def is_warm_start(self) -> bool:
+        return self.source.startswith("warm_start/")
 
     def to_json(self) -> dict[str, Any]:
         data = {key: value for key, value in vars(self).items() if key not in ("scores", "values", "kept")}
@@ -79,24 +96,35 @@ class SearchResult:
     """A finished study.
 
     Attributes:
-        trials: The finished trials in order.
+        trials: The finished trials in order, those taken over from another study among them.
         n_failed: Weight vectors given up after failing again and again.
+        stopped_flat: Whether it ended before ``n_trials`` because the best no longer rose.
+        gradient: Cost of the gradient warm start (n_evaluations, sample_cost); None where there was none.
         started: Begin of the first trial, ISO 8601 in UTC; ``finished``: end of the last.
     """
 
     winner: TrialRecord
     trials: list[TrialRecord]
     n_failed: int
+    stopped_flat: bool
+    gradient: dict[str, float] | None
     started: str
     finished: str
 
     def to_json(self) -> dict[str, Any]:
         """The summary that the later stages read; scores stay in the trials' files."""
+        n_adopted = sum(trial.origin is not None for trial in self.trials)
         return {
             "winner": {"number": self.winner.number, "weights": self.winner.weights, "value": self.winner.value},
             "trials": [trial.number for trial in self.trials],
+            "n_adopted": n_adopted,
+            "n_run": len(self.trials) - n_adopted,
             "n_collapsed": sum(bool(trial.collapsed) for trial in self.trials),
             "n_failed": self.n_failed,
+            "n_stopped": sum(trial.stopped is not None for trial in self.trials),
+            "n_same": sum(trial.same_as is not None for trial in self.trials),
+            "stopped_flat": self.stopped_flat,
+            "gradient": self.gradient,
             "merge_s": sum(trial.merge_s for trial in self.trials),
             "score_s": sum(trial.score_s for trial in self.trials),
             "started": self.started,
@@ -118,3 +146,8 @@ def append_samples(task: TaskScores, more: TaskScores | None) -> TaskScores:
         for name, s in task.metrics.items()
     }
     return TaskScores(joined, task.primary)
+
+
+def append_scores(scores: Mapping[str, TaskScores], more: Mapping[str, TaskScores]) -> dict[str, TaskScores]:
+    """Join two parts of every task; a task that ended before the second part stays as it is."""
+    return {name: append_samples(task, more.get(name)) for name, task in scores.items()}

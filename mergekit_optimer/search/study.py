@@ -1,4 +1,4 @@
-"""The Optuna study over merge weights: warm starts, proposals, rungs, failures, resume. Knows no model: no torch.
+"""The Optuna study over merge weights: proposals, trials, failures, resume. Knows no model: no torch.
 
 Merging and scoring come in as one callable. Files first, journal second: a trial counts once its scores are on disk.
 """
@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
 from mergekit_optimer.recipe import Recipe
-from mergekit_optimer.runs import RunDir, read_json, write_json
-from mergekit_optimer.scores import TaskScores, collapsed, floored
-from mergekit_optimer.search.journal import INTERRUPTED, give_back, give_up, given_up, open_study, queue_retry
-from mergekit_optimer.search.objective import Judgement, judge, needs_base
-from mergekit_optimer.search.proposals import make_sampler, warm_start_weights
-from mergekit_optimer.search.records import Measured, MergeAndScore, SearchResult, TrialRecord, append_samples
+from mergekit_optimer.runs import RunDir
+from mergekit_optimer.scores import collapsed, floored
+from mergekit_optimer.search.adopt import adopt_trials
+from mergekit_optimer.search.agenda import GRADIENT, Agenda
+from mergekit_optimer.search.flat import WINDOW, is_flat
+from mergekit_optimer.search.gradient import Slopes
+from mergekit_optimer.search.journal import INTERRUPTED, give_back, give_up, given_up, open_study
+from mergekit_optimer.search.ledger import Ledger
+from mergekit_optimer.search.objective import Judgement, needs_base
+from mergekit_optimer.search.progress import trial_line
+from mergekit_optimer.search.proposals import make_sampler
+from mergekit_optimer.search.race import Lap, score_in_chunks
+from mergekit_optimer.search.records import MergeAndScore, SearchResult, TrialRecord
+from mergekit_optimer.search.rungs import climb, rank
 
 log = logging.getLogger(__name__)
 
@@ -30,92 +37,99 @@ MAX_GIVEN_UP = 3
 class Search:
     """One study in one run folder."""
 
-    def __init__(self, recipe: Recipe, run: RunDir, vectors: list[str], identity: str, score: MergeAndScore) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunDir,
+        vectors: list[str],
+        identity: str,
+        score: MergeAndScore,
+        slopes: Slopes | None = None,
+    ) -> None:
         """Open the study, new or begun.
 
         Args:
             identity: Hash of what decides a score; a study begun with another is refused.
             score: Merges and scores one weight vector.
+            slopes: Value and slope of the objective at one weight vector; needed for ``warm_starts: gradient``.
         """
-        self._recipe, self._run, self._vectors, self._score = recipe, run, vectors, score
+        self._recipe, self._vectors, self._score = recipe, vectors, score
         self._spec = recipe.search
         self._study = open_study(run.journal_path, recipe.name, identity)
-        self._warm_starts = self._warm_starts_inside()
-        self._base: TrialRecord | None = None
+        self._ledger = Ledger(run, self._study, self._spec)
+        self._agenda = Agenda(self._study, self._ledger, self._spec, vectors, recipe.seed, slopes)
         self._started = time.monotonic()
 
-    def run(self) -> SearchResult:
+    def adopt(self, records: list[TrialRecord], origin: str) -> int:
+        """Take over the trials of a finished study of the same base, pool and dev samples; see ``adopt_trials``."""
+        return adopt_trials(self._study, self._ledger, self._spec, self._space(), records, origin)
+
+    def run(self, rank_only: bool = False) -> SearchResult:
         """Bring the study to ``n_trials`` done trials, climb the rungs, and return the winner.
+
+        Args:
+            rank_only: Score nothing: the winner is the best of what is scored already.
 
         Raises:
             SearchError: Every trial failed, or none was kept.
         """
+        ended_flat = not rank_only and self._run_trials()
+        records = self.records()
+        if not records and rank_only:
+            raise SearchError("There is no finished trial to rank.")
+        if not records:
+            raise SearchError(f"All {self._spec.n_trials} trials failed; the last reason: {self._last_reason()}")
+        winner = rank(self._spec, records) if rank_only else climb(self._spec, self._ledger, self._score)
+        done = self._ledger.complete()
+        # What another study scored took no time here.
+        done = [trial for trial in done if "origin" not in trial.user_attrs] or done
+        started, finished = min(t.datetime_start for t in done), max(t.datetime_complete for t in done)
+        gradient = self._study.user_attrs.get(GRADIENT)
+        return SearchResult(
+            winner=winner,
+            trials=self.records(),
+            n_failed=given_up(self._study),
+            stopped_flat=ended_flat,
+            gradient=gradient and {key: gradient[key] for key in ("n_evaluations", "sample_cost")},
+            started=_utc(started),
+            finished=_utc(finished),
+        )
+
+    def records(self) -> list[TrialRecord]:
+        """The finished trials in order, those taken over from another study among them."""
+        return self._ledger.records()
+
+    def _space(self) -> dict[str, Any]:
         import optuna
 
         intervals = {name: self._spec.interval(name) for name in self._vectors}
-        space = {name: optuna.distributions.FloatDistribution(i.low, i.high) for name, i in intervals.items()}
-        begun_at = self._n_done()
+        return {name: optuna.distributions.FloatDistribution(i.low, i.high) for name, i in intervals.items()}
+
+    def _run_trials(self) -> bool:
+        """Run trials until there are enough; True where the best no longer rose before that."""
+        space, begun_at = self._space(), self._n_done()
         while (n_done := self._n_done()) < self._spec.n_trials:
             self._stop_when_nothing_works()
-            self._queue_next()
+            if self._spec.until_flat and is_flat(self._ledger, len(self._vectors)):
+                log.info(
+                    "ended after %d of %d trials: none of the last %d raised the best by more than a standard error",
+                    n_done, self._spec.n_trials, WINDOW * len(self._vectors),
+                )  # fmt: skip
+                return True
+            self._agenda.queue_next(n_done)
             self._study.sampler = make_sampler(self._spec.sampler, self._recipe.seed, n_done)
-            trial = self._study.ask(space)
-            self._run_trial(trial, n_done, begun_at)
-        records = self.records()
-        if not records:
-            raise SearchError(f"All {self._spec.n_trials} trials failed; the last reason: {self._last_reason()}")
-        winner = self._climb()
-        done = [trial for trial in self._study.get_trials(deepcopy=False) if trial.datetime_complete]
-        started, finished = min(t.datetime_start for t in done), max(t.datetime_complete for t in done)
-        return SearchResult(winner, self.records(), given_up(self._study), _utc(started), _utc(finished))
-
-    def records(self) -> list[TrialRecord]:
-        """The finished trials in order, read from their files."""
-        import optuna
-
-        done = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        return [TrialRecord.from_json(read_json(self._scores_path(trial.number))) for trial in done]
-
-    def _queue_next(self) -> None:
-        """Queue what comes before the sampler's own proposals: weights given back, then the next warm start."""
-        import optuna
-
-        if self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
-            return
-        if queue_retry(self._study, len(self._vectors)):
-            return
-        known = {trial.user_attrs.get("source") for trial in self._study.get_trials(deepcopy=False)}
-        for name, weights in self._warm_starts.items():
-            if f"warm_start/{name}" not in known:
-                self._study.enqueue_trial(weights, user_attrs={"source": f"warm_start/{name}"})
-                return
-
-    def _warm_starts_inside(self) -> dict[str, dict[str, float]]:
-        """The warm starts that lie in the search interval, the base first where trials are measured against it."""
-        starts = list(self._spec.warm_starts)
-        if needs_base(self._spec.objective):
-            starts = ["zero", *[start for start in starts if start != "zero"]]
-        inside = {}
-        for name, weights in warm_start_weights(self._vectors, starts).items():
-            intervals = {vector: self._spec.interval(vector) for vector in weights}
-            outside = [v for v, weight in weights.items() if not intervals[v].low <= weight <= intervals[v].high]
-            if outside:
-                log.info("warm start %s lies outside the interval of %s and is left out", name, ", ".join(outside))
-            else:
-                inside[name] = weights
-        return inside
+            self._run_trial(self._study.ask(space), n_done, begun_at)
+        return False
 
     def _run_trial(self, trial: Any, n_done: int, begun_at: int) -> None:
         import optuna
 
         weights = {name: float(trial.params[name]) for name in self._vectors}
-        n_samples = self._spec.rungs[0].n_samples
+        source = trial.user_attrs.get("source", "sampler")
         started = time.monotonic()
         try:
-            measured = self._score(weights, self._run.trial_dir(trial.number), 0, n_samples)
-            source = trial.user_attrs.get("source", "sampler")
-            record, judgement = self._judged(trial.number, weights, source, n_samples, measured)
-            write_json(self._scores_path(trial.number), record.to_json())
+            record, judgement = self._scored(trial.number, weights, source)
+            self._ledger.write(record)
         except (DiskError, OSError) as error:
             # A full disk would fail every trial to come: stop, and go on from here when there is room.
             give_back(self._study, trial.number, f"{type(error).__name__}: {error}")
@@ -128,42 +142,50 @@ class Search:
             raise
         for task, excess in judgement.violations.items():
             trial.set_constraint(task, excess)
-        trial.set_user_attr("is_kept", record.is_kept)
+        first = self._ledger.first_rung
+        trial.set_user_attr("is_kept", record.kept[first])
         trial.set_user_attr("collapsed", record.collapsed)
-        self._study.tell(trial, record.value, state=optuna.trial.TrialState.COMPLETE)
+        self._study.tell(trial, record.values[first], state=optuna.trial.TrialState.COMPLETE)
         self._say(record, n_done + 1, begun_at, time.monotonic() - started)
 
-    def _judged(
-        self, number: int, weights: dict[str, float], source: str, n_samples: int, measured: Measured
-    ) -> tuple[TrialRecord, Judgement]:
-        fallen = collapsed(measured.scores)
-        scores = floored(measured.scores)
-        judgement = self._judge(scores, n_samples, is_base=not any(weights.values()))
+    def _scored(self, number: int, weights: dict[str, float], source: str) -> tuple[TrialRecord, Judgement]:
+        """Merge and score a weight vector, unless the very same one is scored already."""
+        twin = self._ledger.twin(weights, whole=source == "adopted" or source.startswith("warm_start/"))
+        if twin is not None:
+            judgement = self._ledger.judge(twin.scores, min(twin.n_samples, self._ledger.first_rung), weights)
+            same = replace(
+                twin, number=number, source=source, same_as=twin.number, origin=None, merge_s=0.0, score_s=0.0
+            )
+            return same, judgement
+        lap = self._lap(number, weights, source)
+        fallen = collapsed(lap.measured.scores)
+        scores = floored(lap.measured.scores)
+        judgement = self._ledger.judge(scores, lap.n_samples, weights)
+        first = self._ledger.first_rung
         record = TrialRecord(
             number=number,
             weights=weights,
             source=source,
-            n_samples=n_samples,
-            values={n_samples: judgement.value},
-            kept={n_samples: judgement.is_kept and not fallen},
+            n_samples=lap.n_samples,
+            values={first: judgement.value if lap.estimate is None else lap.estimate},
+            kept={first: judgement.is_kept and not fallen and lap.stopped is None},
             collapsed=fallen,
-            merge_s=round(measured.merge_s, 4),
-            score_s=round(measured.score_s, 4),
+            merge_s=round(lap.measured.merge_s, 4),
+            score_s=round(lap.measured.score_s, 4),
             scores=scores,
+            stopped=lap.stopped,
         )
         return record, judgement
 
-    def _judge(self, scores: dict[str, TaskScores], n_samples: int, is_base: bool) -> Judgement:
-        base = None
-        if needs_base(self._spec.objective):
-            base = scores if is_base else self._base_scores(n_samples)
-        return judge(self._spec.objective, scores, base)
-
-    def _base_scores(self, n_samples: int) -> dict[str, TaskScores]:
-        """The base's scores on the first n samples, from the trial at zero weights."""
-        if self._base is None or self._base.n_samples < n_samples:
-            self._base = _base_record(self.records())
-        return {name: task.head(n_samples) for name, task in self._base.scores.items()}
+    def _lap(self, number: int, weights: dict[str, float], source: str) -> Lap:
+        trial_dir, n_samples = self._ledger.trial_dir(number), self._ledger.first_rung
+        if not self._spec.race:
+            return Lap(self._score(weights, trial_dir, 0, n_samples), n_samples)
+        is_reference = needs_base(self._spec.objective) and not any(weights.values())
+        is_warm_start = source.startswith("warm_start/")
+        return score_in_chunks(
+            self._score, self._ledger, weights, trial_dir, may_lose=not is_warm_start, may_collapse=not is_reference
+        )
 
     def _fail(self, trial: Any, error: BaseException) -> None:
         reason = f"{type(error).__name__}: {error}"
@@ -193,106 +215,21 @@ class Search:
         reasons = [trial.user_attrs["reason"] for trial in self._study.trials if "reason" in trial.user_attrs]
         return str(reasons[-1]) if reasons else "unknown"
 
-    def _climb(self) -> TrialRecord:
-        """Re-score the best of each rung on the next one's samples; return the best of the last."""
-        contenders = _kept_at(self._spec.rungs[0].n_samples, self.records())
-        for below, rung in zip(self._spec.rungs, self._spec.rungs[1:], strict=False):
-            # By the rung below, also for a trial that climbed before: a restart must pick the same ones.
-            best = sorted(contenders, key=_rank_at(below.n_samples))[: rung.top]
-            if needs_base(self._spec.objective):
-                self._base = self._extend(_base_record(self.records()), rung.n_samples)
-            # Read anew: the base may be among the best and has just been extended.
-            now = {record.number: record for record in self.records()}
-            contenders = [self._extend(now[record.number], rung.n_samples) for record in best]
-            contenders = _kept_at(rung.n_samples, contenders)
-            for record in sorted(contenders, key=_rank_at(rung.n_samples)):
-                value = record.values[rung.n_samples]
-                log.info("rung of %d samples: trial #%d  dev %.4f", rung.n_samples, record.number, value)
-        return min(contenders, key=_rank_at(self._spec.rungs[-1].n_samples))
-
-    def _extend(self, record: TrialRecord, n_samples: int) -> TrialRecord:
-        """Score the samples a trial has not seen yet; a trial that got this far before is left alone."""
-        if record.n_samples >= n_samples:
-            return record
-        start = record.n_samples
-        measured = self._score(record.weights, self._run.trial_dir(record.number), start, n_samples)
-        scores = {name: append_samples(task, measured.scores.get(name)) for name, task in record.scores.items()}
-        fallen = collapsed(scores)
-        scores = floored(scores)
-        judgement = self._judge(scores, n_samples, is_base=not any(record.weights.values()))
-        longer = TrialRecord(
-            **{
-                **vars(record),
-                "n_samples": n_samples,
-                "values": record.values | {n_samples: judgement.value},
-                "kept": record.kept | {n_samples: judgement.is_kept and not fallen},
-                "collapsed": fallen,
-                "merge_s": round(record.merge_s + measured.merge_s, 4),
-                "score_s": round(record.score_s + measured.score_s, 4),
-                "scores": scores,
-            }
-        )
-        write_json(self._scores_path(record.number), longer.to_json())
-        return longer
-
     def _say(self, record: TrialRecord, n_done: int, begun_at: int, elapsed_s: float) -> None:
         best_value, best_number = self._best()
         left_s = (time.monotonic() - self._started) / (n_done - begun_at) * (self._spec.n_trials - n_done)
-        marks = "  collapsed" if record.collapsed else "" if record.is_kept else "  rejected"
-        log.info(
-            "trial %d/%d  dev %.4f  best %.4f (#%d)  %.1f s  %s left%s  %s",
-            n_done, self._spec.n_trials, record.value, best_value, best_number, elapsed_s, _duration(left_s), marks,
-            " ".join(f"{name}={weight:+.2f}" for name, weight in record.weights.items()),
-        )  # fmt: skip
+        log.info(trial_line(record, f"{n_done}/{self._spec.n_trials}", best_value, best_number, elapsed_s, left_s))
 
     def _best(self) -> tuple[float, int]:
         """Objective and number of the best kept trial so far; of the best at all while none is kept."""
-        import optuna
-
-        done = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        done = self._ledger.complete()
         kept = [trial for trial in done if trial.user_attrs.get("is_kept")] or done
         best = min(kept, key=lambda trial: (-trial.value, trial.number))
         return best.value, best.number
 
     def _n_done(self) -> int:
-        import optuna
-
-        complete = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        return len(complete) + given_up(self._study)
-
-    def _scores_path(self, number: int) -> Path:
-        return self._run.trial_dir(number) / "scores.json"
-
-
-def _base_record(records: list[TrialRecord]) -> TrialRecord:
-    """The trial at zero weights, which is the base model."""
-    for record in records:
-        if not any(record.weights.values()):
-            return record
-    raise SearchError("The base model's trial failed, and the objective is measured against it; see the journal.")
-
-
-def _kept_at(n_samples: int, records: list[TrialRecord]) -> list[TrialRecord]:
-    """The trials that neither collapsed nor lost more than allowed on the first n samples."""
-    kept = [record for record in records if record.kept[n_samples]]
-    if not kept:
-        raise SearchError(
-            f"No trial was kept on {n_samples} samples: each collapsed or lost more than `keep` allows. "
-            "Search on with a larger search.n_trials, or in another --run-dir with a looser keep or interval."
-        )
-    return kept
-
-
-def _rank_at(n_samples: int) -> Callable[[TrialRecord], tuple[float, int]]:
-    """Sort key by the objective on the first n samples: best first; of equals the earlier."""
-    return lambda record: (-record.values[n_samples], record.number)
-
-
-def _duration(seconds: float) -> str:
-    """Say a duration as a person would: 38 s, 4 min, 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        """Trials run to their end or given up; those taken over from another study are not counted."""
+        return sum("origin" not in trial.user_attrs for trial in self._ledger.complete()) + given_up(self._study)
 
 
 def _utc(moment: datetime) -> str:

@@ -1,0 +1,136 @@
+"""One trial: merge a weight vector into the one live model, score it, or follow its slope. Writes no model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mergekit_optimer.errors import NotFiniteError
+from mergekit_optimer.evaluate import Scorer, load_model
+from mergekit_optimer.merge import merge_yaml
+from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.resident import ResidentMerge, check_memory
+from mergekit_optimer.runs import write_text
+from mergekit_optimer.scores import TaskScores
+from mergekit_optimer.search import Measured
+from mergekit_optimer.tasks import PreparedTask
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+class MergeAndScorer:
+    """The live model, the pool beside it, and the scorer: loaded once, for as many weight vectors as are asked for."""
+
+    def __init__(self, job: Job, tasks: list[PreparedTask]) -> None:
+        self._job, self._tasks = job, tasks
+        # Weights that the live model holds; None where it holds something else.
+        self._held: dict[str, float] | None = None
+
+    @cached_property
+    def _live(self) -> torch.nn.Module:
+        """The model whose weights every trial overwrites: the base, in the base's dtype."""
+        job = self._job
+        check_memory(job.base.path, job.pool.folders, job.device)
+        return load_model(job.base.path, job.device, job.recipe.base_model.trust_remote_code)
+
+    @cached_property
+    def _resident(self) -> ResidentMerge:
+        return ResidentMerge(self._live, self._job.base.path, self._job.pool.folders)
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self._live, self._job.base.path, self._tasks, device=self._job.device)
+
+    def load(self) -> None:
+        """Load model, pool and tasks now, so that what cannot be loaded is said before the first trial.
+
+        Raises:
+            InfrastructureError: They do not fit into memory.
+            MergeError: The live model's parameters are not those of base and vectors.
+        """
+        self._resident, self._scorer  # noqa: B018
+
+    def __call__(self, weights: Mapping[str, float], trial_dir: Path, start: int, stop: int) -> Measured:
+        """Score samples start..stop of every task at these weights; trial_dir gets the merge.yaml of the same merge."""
+        job = self._job
+        yaml_path = trial_dir / "merge.yaml"
+        if not yaml_path.exists():
+            write_text(yaml_path, merge_yaml(str(job.base.path), job.ingredients, weights, job.dtype))
+        self.load()
+        started = time.monotonic()
+        self._merge(weights)
+        merged = time.monotonic()
+        scores = self._scorer.score(stop, start=start)
+        return Measured(scores, merged - started, time.monotonic() - merged)
+
+    def score_weights(self, weights: Mapping[str, float]) -> dict[str, TaskScores]:
+        """Score a weight vector on all samples."""
+        self.load()
+        self._merge(weights)
+        return self._scorer.score()
+
+    def score_folder(self, model_dir: Path) -> dict[str, TaskScores]:
+        """Score a model folder on all samples, in the base's dtype."""
+        job = self._job
+        # While it still holds the base: that is how its tensors are found.
+        self.load()
+        fresh = load_model(model_dir, job.device, job.recipe.base_model.trust_remote_code)
+        self._held = None
+        self._live.load_state_dict(fresh.state_dict())
+        return self._scorer.score()
+
+    def score_collapsed(self) -> dict[str, TaskScores]:
+        """Score a model that is not finite: its merge gave no folder."""
+        self.load()
+        self._collapse()
+        return self._scorer.score()
+
+    def slopes(self, weights: Mapping[str, float], n_samples: int) -> tuple[float, dict[str, float]]:
+        """Value and slope of the objective's log-likelihoods on the first n samples of each task.
+
+        Returns:
+            sum_t c_t f_t over the tasks that are log-likelihoods, with f_t the primary metric negated where lower is
+            better and c_t its weight in the objective, and d value / d w_k for each vector. NaN where the merge is not
+            finite.
+        """
+        self.load()
+        shares = self._shares
+        self._merge(weights)
+        with self._resident.slopes() as slopes:
+            value = self._scorer.backward(shares, n_samples)
+        return value, dict(slopes)
+
+    @cached_property
+    def _shares(self) -> dict[str, float]:
+        """Weight of each task with a slope, in the objective's own unit."""
+        shares = self._job.recipe.slope_tasks
+        if not self._job.recipe.search.objective.gain_over_base:
+            return shares
+        base = self.score_weights(dict.fromkeys(self._job.pool.names, 0.0))
+        units = {name: abs(base[name].score.value) or 1.0 for name in shares}
+        return {name: share / units[name] for name, share in shares.items()}
+
+    def _merge(self, weights: Mapping[str, float]) -> None:
+        """Bring the live model to these weights, unless it is there; a merge that is not finite collapses it."""
+        if self._held == dict(weights):
+            return
+        self._held = None
+        try:
+            self._resident.merge(weights)
+        except NotFiniteError as error:
+            log.info("%s", error)
+            self._collapse()
+        self._held = dict(weights)
+
+    def _collapse(self) -> None:
+        """Make the live model what the merge is: without a finite value, so that it is scored as collapsed."""
+        self._held = None
+        for parameter in self._live.parameters():
+            parameter.data.fill_(float("nan"))

@@ -1,0 +1,95 @@
+"""The rungs: the best of each are scored on the next one's samples, and the best of the last is the winner."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from mergekit_optimer.errors import SearchError
+from mergekit_optimer.recipe import SearchSection
+from mergekit_optimer.scores import collapsed, floored
+from mergekit_optimer.search.ledger import Ledger, head
+from mergekit_optimer.search.objective import needs_base
+from mergekit_optimer.search.records import Measured, MergeAndScore, TrialRecord, append_scores
+
+log = logging.getLogger(__name__)
+
+
+def climb(spec: SearchSection, ledger: Ledger, score: MergeAndScore) -> TrialRecord:
+    """Score the best of each rung on the next one's samples; return the best of the last.
+
+    Raises:
+        SearchError: No trial was kept.
+    """
+    contenders = _kept_at(spec.rungs[0].n_samples, ledger.records())
+    for below, rung in zip(spec.rungs, spec.rungs[1:], strict=False):
+        # By the rung below, also for a trial that climbed before: a restart must pick the same ones.
+        best = sorted(contenders, key=_rank_at(below.n_samples))[: rung.top]
+        if needs_base(spec.objective):
+            _extend(ledger, score, ledger.base(), rung.n_samples)
+        # Read anew: the base may be among the best and has just been extended.
+        now = {record.number: record for record in ledger.records()}
+        contenders = [_extend(ledger, score, now[record.number], rung.n_samples) for record in best]
+        contenders = _kept_at(rung.n_samples, contenders)
+        for record in sorted(contenders, key=_rank_at(rung.n_samples)):
+            value = record.values[rung.n_samples]
+            log.info("rung of %d samples: trial #%d  dev %.4f", rung.n_samples, record.number, value)
+    return min(contenders, key=_rank_at(spec.rungs[-1].n_samples))
+
+
+def rank(spec: SearchSection, records: list[TrialRecord]) -> TrialRecord:
+    """Return the best by what is scored already: at the last rung that all kept trials have reached.
+
+    Raises:
+        SearchError: No trial was kept.
+    """
+    reached, *higher = (rung.n_samples for rung in spec.rungs)
+    contenders = _kept_at(reached, records)
+    for n_samples in higher:
+        if all(n_samples in record.values for record in contenders):
+            reached, contenders = n_samples, _kept_at(n_samples, contenders)
+    return min(contenders, key=_rank_at(reached))
+
+
+def _extend(ledger: Ledger, score: MergeAndScore, record: TrialRecord, n_samples: int) -> TrialRecord:
+    """Score the samples a trial has not seen yet; a trial that got this far before is left alone."""
+    if n_samples in record.values:
+        return record
+    measured = Measured({}, 0.0, 0.0)
+    # A trial of another study may have the samples already, and only the judgement of this one is missing.
+    if record.n_samples < n_samples:
+        measured = score(record.weights, ledger.trial_dir(record.number), record.n_samples, n_samples)
+    scores = append_scores(record.scores, measured.scores)
+    fallen = sorted({*record.collapsed, *collapsed(head(scores, n_samples))})
+    scores = floored(scores)
+    judgement = ledger.judge(scores, n_samples, record.weights)
+    longer = replace(
+        record,
+        n_samples=max(n_samples, record.n_samples),
+        values=record.values | {n_samples: judgement.value},
+        kept=record.kept | {n_samples: judgement.is_kept and not fallen},
+        collapsed=fallen,
+        merge_s=round(record.merge_s + measured.merge_s, 4),
+        score_s=round(record.score_s + measured.score_s, 4),
+        scores=scores,
+    )
+    ledger.write(longer)
+    return longer
+
+
+def _kept_at(n_samples: int, records: list[TrialRecord]) -> list[TrialRecord]:
+    """The trials that neither collapsed nor lost more than allowed on the first n samples, each weights once."""
+    kept = [record for record in records if record.stopped is None and record.same_as is None]
+    kept = [record for record in kept if record.kept[n_samples]]
+    if not kept:
+        raise SearchError(
+            f"No trial was kept on {n_samples} samples: each collapsed or lost more than `keep` allows. "
+            "Search on with a larger search.n_trials, or in another --run-dir with a looser keep or interval."
+        )
+    return kept
+
+
+def _rank_at(n_samples: int) -> Callable[[TrialRecord], tuple[float, int]]:
+    """Sort key by the objective on the first n samples: best first; of equals the earlier."""
+    return lambda record: (-record.values[n_samples], record.number)
