@@ -17,7 +17,7 @@ from mergekit_optimer.errors import InfrastructureError, MergeError, NotFiniteEr
 from mergekit_optimer.evaluate import load_model
 from mergekit_optimer.kernel import Term, add_vectors
 from mergekit_optimer.merge import Ingredient, merge_to_folder, merge_yaml
-from mergekit_optimer.resident import ResidentMerge, check_memory, memory
+from mergekit_optimer.resident import ResidentMerge, check_memory, is_spread, memory
 from mergekit_optimer.vectors import TensorFolder, extract_vector, file_sha256
 
 Maker = Callable[..., Path]
@@ -361,6 +361,32 @@ def test_a_model_that_does_not_fit_is_refused_with_the_sum(
         monkeypatch.setattr(memory, "available_memory_bytes", lambda: 2 * size)
         check_memory(pool.base, pool.vectors, "cpu")
     assert "reads from disk again" in caplog.text
+
+
+def test_a_model_dispatched_over_a_device_map_is_merged_where_its_parts_lie(pool: Pool, tmp_path: Path) -> None:
+    from accelerate import dispatch_model
+
+    # One kind of device is all there is here: the hooks are those of several.
+    dispatched = dispatch_model(pool.model, {"model": "cpu", "lm_head": "cpu"}, force_hooks=True)
+    resident = ResidentMerge(dispatched, pool.base, pool.vectors)
+    resident.merge(WEIGHTS[0])
+    assert same(dispatched, pool.merged(WEIGHTS[0], tmp_path / "merged", "float32"))
+    assert same(load_model(pool.base, "cpu", device_map={"": "cpu"}), load_model(pool.base, "cpu"))
+
+
+def test_a_model_larger_than_one_gpu_is_spread_and_all_gpus_count(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (pool.base / "model.safetensors").stat().st_size
+    monkeypatch.setattr(memory, "WORKING_BYTES", 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (size - 1, size))
+    assert is_spread(pool.base, "cuda")
+    assert not is_spread(pool.base, "cuda:0")
+    # Two halves hold the model, its two vectors' tensors on their way do not fit beside it.
+    with pytest.raises(InfrastructureError, match="does not fit into cuda: base"):
+        check_memory(pool.base, pool.vectors, "cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (4 * size, 4 * size))
+    assert not is_spread(pool.base, "cuda")
+    check_memory(pool.base, pool.vectors, "cuda")
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,10 @@ def add_log_likelihoods(
     import torch.nn.functional as functional
 
     for rows, _, targets, owners in _blocks(logits, batch):
-        sums.index_add_(0, owners, -functional.cross_entropy(rows, targets, reduction="none").double())
+        _add(sums, owners, -functional.cross_entropy(rows, targets, reduction="none"))
         if misses is not None:
             best = rows.gather(1, targets[:, None])[:, 0] >= rows.amax(-1)
-            misses.index_add_(0, owners, (~best).double())
+            _add(misses, owners, ~best)
 
 
 def _slope(logits: torch.Tensor, batch: Batch, coefficients: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
@@ -93,8 +93,8 @@ def _slope(logits: torch.Tensor, batch: Batch, coefficients: torch.Tensor, sums:
     for rows, place, targets, owners in _blocks(logits, batch):
         log_p = rows.log_softmax(-1)
         chosen = log_p.gather(1, targets[:, None])
-        sums.index_add_(0, owners, chosen[:, 0].double())
-        factors = coefficients[owners][:, None].to(log_p.dtype)
+        _add(sums, owners, chosen[:, 0])
+        factors = coefficients[owners][:, None].to(log_p)
         part = log_p.exp_().mul_(-factors).scatter_add_(1, targets[:, None], factors)
         if isinstance(place, slice):
             slope[place] = part
@@ -119,4 +119,9 @@ def _blocks(
         place = part if batch.sources is None else batch.sources[part].to(logits.device)
         rows = logits[place] if wide else logits[place].float()
         targets, owners = batch.targets[part], batch.requests[part]
-        yield rows, place, targets.to(logits.device), owners.to(logits.device)
+        yield rows, place, targets.to(logits.device), owners
+
+
+def _add(sums: torch.Tensor, owners: torch.Tensor, values: torch.Tensor) -> None:
+    """Add values to their requests' sums, which lie elsewhere where a model is spread over several devices."""
+    sums.index_add_(0, owners, values.to(sums))

@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mergekit_optimer.errors import TaskError
 from mergekit_optimer.machine import memory_named
+from mergekit_optimer.resident import is_spread
 
 if TYPE_CHECKING:
     import torch
 
 
 def load_model(
-    model_dir: Path, device: str, trust_remote_code: bool = False, dtype: torch.dtype | None = None
+    model_dir: Path,
+    device: str,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype | None = None,
+    device_map: Any = None,
 ) -> torch.nn.Module:
     """Load a causal language model for scoring, from safetensors only.
 
     Args:
         model_dir: Local model folder.
-        device: Where to put it ("cpu", "cuda:0").
+        device: Where to put it ("cpu", "cuda:0"). "cuda" spreads a model that one GPU has no room for over all of them.
         trust_remote_code: Whether code in the folder may run.
         dtype: None keeps the dtype it is stored in.
+        device_map: Where to put which part, in accelerate's words; None leaves it to ``device``.
 
     Raises:
         TaskError: The folder holds no model that can be loaded.
@@ -33,6 +39,8 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     with memory_named(f"loading {model_dir.name}"), _no_progress_bar():
+        if device_map is None and is_spread(model_dir, device):
+            device_map = "auto"
         try:
             model, found = AutoModelForCausalLM.from_pretrained(
                 str(model_dir),
@@ -41,6 +49,7 @@ def load_model(
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                device_map=device_map,
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -49,7 +58,8 @@ def load_model(
             # transformers fills them with random numbers and only warns.
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise TaskError(f"{model_dir} lacks the weights {missing[0]}{more}; write the model again.")
-        loaded: torch.nn.Module = model.to(device).eval()
+        # A model that is spread stays where it is; its hooks bring each input along.
+        loaded: torch.nn.Module = (model if device_map is not None else model.to(device)).eval()
     return loaded
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergekit_optimer.errors import InfrastructureError
 from mergekit_optimer.machine import available_memory_bytes
 from mergekit_optimer.vectors import TensorFolder
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +37,7 @@ def check_memory(base_dir: Path, vector_dirs: Mapping[str, Path], device: str) -
     model, mapped = _size(base), sum(_size(TensorFolder(folder)) for folder in vector_dirs.values())
     files = f"base {_gb(model)} + {len(vector_dirs)} vectors {_gb(mapped)} mapped from disk"
     on_cuda = device.startswith("cuda")
-    free = _free_on_device(device) if on_cuda else available_memory_bytes()
+    free = _free_on_gpus(base_dir, device) if on_cuda else available_memory_bytes()
     working = WORKING_BYTES
     if on_cuda:
         working += (2 + len(vector_dirs)) * max((base.get(name).nbytes for name in base.names), default=0)
@@ -52,14 +56,31 @@ def check_memory(base_dir: Path, vector_dirs: Mapping[str, Path], device: str) -
         )  # fmt: skip
 
 
+def is_spread(base_dir: Path, device: str) -> bool:
+    """Whether a model is to lie on several GPUs: "cuda" names none of them, there are more, and one is too small."""
+    import torch
+
+    if device != "cuda" or torch.cuda.device_count() < 2:
+        return False
+    return _size(TensorFolder(base_dir)) + WORKING_BYTES > _free_on(torch.device("cuda"))
+
+
 def _size(folder: TensorFolder) -> int:
     return sum(file.stat().st_size for file in folder.files)
 
 
-def _free_on_device(device: str) -> int:
+def _free_on_gpus(base_dir: Path, device: str) -> int:
     import torch
 
-    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    if is_spread(base_dir, device):
+        return sum(_free_on(torch.device("cuda", number)) for number in range(torch.cuda.device_count()))
+    return _free_on(torch.device(device))
+
+
+def _free_on(device: torch.device) -> int:
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
     return int(free)
 
 
