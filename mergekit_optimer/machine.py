@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +33,17 @@ def memory_named(work: str) -> Iterator[None]:
         if "DefaultCPUAllocator" not in str(error):
             raise
         raise InfrastructureError(f"Memory ran out while {work}; free some, or give less at once.") from error
+
+
+def import_apart(module: str) -> None:
+    """Import a module on a thread of its own, whose frames hold nothing of ours.
+
+    Some (nltk, optuna) keep the error of an optional import that failed, and with it every frame that was waiting for
+    it: a model that one of these holds would live as long as the process.
+    """
+    if module not in sys.modules:
+        with ThreadPoolExecutor(1) as apart:
+            apart.submit(importlib.import_module, module).result()
 
 
 def disk_problem(error: BaseException) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bowl import VECTORS, Bowl, bits, make, trail
@@ -165,27 +164,44 @@ def test_a_duplicate_is_adopted_once(tmp_path: Path, finished: list[TrialRecord]
     assert search.adopt([*finished, twin], "first") == 12
 
 
-def test_a_trial_outside_the_interval_is_left_out(tmp_path: Path, finished: list[TrialRecord]) -> None:
-    inside = [record for record in finished if all(0 <= weight <= 0.75 for weight in record.weights.values())]
-    search = make(tmp_path, Bowl(), objective=EN, weights={"low": 0.0, "high": 0.75})
-    assert search.adopt(finished, "first") == len(inside) < len(finished)
-
-
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"objective": {"mean": ["dev"], "gain_over_base": True}}, "No trial of first is the base model"),
-    ({"rungs": [{"n_samples": 50}]}, "scored on 20 dev samples, and the first rung here has 50"),
-    ({"weights": {"low": 1.1, "high": 1.2}}, "no trial in the search interval"),
-]
-
-
-@pytest.mark.parametrize(("search", "message"), REFUSED)
-def test_trials_that_cannot_be_ranked_are_refused_before_any_is_entered(
-    tmp_path: Path, finished: list[TrialRecord], search: dict[str, Any], message: str
+def test_trials_without_the_base_they_are_measured_against_are_refused_before_any_is_entered(
+    tmp_path: Path, finished: list[TrialRecord]
 ) -> None:
-    study = make(tmp_path, Bowl(), **search)
-    with pytest.raises(SearchError, match=message):
+    study = make(tmp_path, Bowl(), objective={"mean": ["dev"], "gain_over_base": True})
+    with pytest.raises(SearchError, match="No trial of first is the base model"):
         study.adopt([record for record in finished if any(record.weights.values())], "first")
     assert study.records() == []
+
+
+def test_a_trial_that_collapsed_on_a_higher_rung_only_is_kept_at_the_first(tmp_path: Path) -> None:
+    best: dict[str, float] = {}
+
+    def falls(weights: Mapping[str, float], sample: int, task: str) -> float:
+        best.update({} if sample < 20 or best else weights)
+        return math.nan if sample >= 20 and dict(weights) == best else bits(weights, sample, task)
+
+    first = make(tmp_path / "first", Bowl(bits=falls), rungs=RUNGS).run()
+    (fallen,) = [record for record in first.trials if record.collapsed]
+    assert (fallen.kept, fallen.collapsed_at) == ({20: True, 60: False}, {"dev": 60, "en": 60})
+    again = make(tmp_path / "again", Bowl(), rungs=RUNGS, n_trials=13, warm_starts=[])
+    again.adopt(first.trials, "first")
+    twin = again.records()[fallen.number]
+    assert (twin.kept, twin.values, twin.scores) == (fallen.kept, fallen.values, fallen.scores)
+    # What the study goes on from is that trial, not its later fall.
+    assert again._ledger.incumbent() == twin
+
+
+def test_the_folder_of_an_adopted_trial_is_made_by_the_caller_before_its_scores(
+    tmp_path: Path, finished: list[TrialRecord]
+) -> None:
+    made = []
+
+    def write(trial_dir: Path, weights: Mapping[str, float]) -> None:
+        assert not (trial_dir / "scores.json").exists()
+        made.append((trial_dir.name, dict(weights)))
+
+    make(tmp_path, Bowl(), rungs=RUNGS, objective=EN).adopt(finished, "first", write_trial=write)
+    assert made == [(f"{record.number:04d}", record.weights) for record in finished]
 
 
 def test_nothing_to_rank_is_said(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from bowl import OPTIMUM, VECTORS, Bowl, bits, make, trail
 
 from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
-from mergekit_optimer.search import agenda
+from mergekit_optimer.search import Measured, agenda
 from mergekit_optimer.search.gradient import Climb
 from mergekit_optimer.search.proposals import Point
 
@@ -61,6 +61,17 @@ def test_the_gradients_points_come_after_the_other_warm_starts(
     assert "gradient: 7 evaluations at the cost of 4.2 trials gave 2 weight vectors" in caplog.messages
 
 
+def test_the_seconds_of_a_climb_are_kept_with_it(
+    tmp_path: Path, climber: Climber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert climber.starts == []
+    moments = iter([100.0, 112.5])
+    monkeypatch.setattr(agenda, "clock", lambda: next(moments))
+    make(tmp_path, Bowl(), slopes, n_trials=7, warm_starts=GRADIENT).run()
+    assert make(tmp_path, Bowl(), slopes, n_trials=7, warm_starts=GRADIENT).run().to_json()["gradient_s"] == 12.5
+    assert make(tmp_path / "plain", Bowl(), n_trials=1).run().to_json()["gradient_s"] == 0.0
+
+
 def test_a_climb_is_kept_in_the_study_and_not_done_again(tmp_path: Path, climber: Climber) -> None:
     whole = make(tmp_path / "whole", Bowl(), slopes, n_trials=10, warm_starts=GRADIENT).run()
     for n in (7, 8, 10):
@@ -81,6 +92,23 @@ def test_a_backward_pass_that_does_not_fit_leaves_the_gradient_out(
     result = make(tmp_path, Bowl(), slopes, n_trials=8, warm_starts=GRADIENT).run()
     assert result.trials[6].source == "sampler"
     assert "gradient warm start left out: InfrastructureError: Out of memory in backward." in caplog.messages
+    assert (result.gradient, result.gradient_s) == (None, 0.0)
+
+
+def test_a_climb_that_did_not_fit_is_tried_once_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full, freed = Climber(MemoryError()), Climber()
+    monkeypatch.setattr(agenda, "climb_gradient", full)
+    make(tmp_path, Bowl(), slopes, n_trials=9, warm_starts=GRADIENT).run()
+    assert len(full.starts) == 1
+    monkeypatch.setattr(agenda, "climb_gradient", freed)
+    result = make(tmp_path, Bowl(), slopes, n_trials=12, warm_starts=GRADIENT).run()
+    assert len(freed.starts) == 1
+    assert [record.source for record in result.trials[8:]] == [
+        "sampler",
+        "warm_start/gradient/1",
+        "warm_start/gradient/2",
+        "sampler",
+    ]
 
 
 def test_a_full_disk_during_the_climb_stops_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +140,31 @@ def test_the_same_weights_are_not_scored_twice(
     assert [weights for weights, _, stop in bowl.asked if stop == 40].count(POINTS[1]) == 1
     assert any("same as #2" in message for message in caplog.messages)
     assert result.to_json()["n_same"] == 1
+
+
+def test_a_trial_of_weights_that_were_tried_has_their_merge_beside_it(tmp_path: Path, climber: Climber) -> None:
+    assert climber.starts == []
+
+    class Merging(Bowl):
+        def __call__(self, weights: Mapping[str, float], trial_dir: Path, start: int, stop: int) -> Measured:
+            measured = super().__call__(weights, trial_dir, start, stop)
+            (trial_dir / "merge.yaml").write_text(f"weights: {dict(weights)}")
+            return measured
+
+    make(tmp_path, Merging(), slopes, n_trials=8, warm_starts=GRADIENT).run()
+    trials = tmp_path / "run/trials"
+    assert (trials / "0007/merge.yaml").read_text() == (trials / "0002/merge.yaml").read_text()
+
+
+def test_a_duplicate_of_what_has_climbed_is_as_the_other_was_before(tmp_path: Path, climber: Climber) -> None:
+    assert climber.starts == []
+    rungs = [{"n_samples": 20}, {"n_samples": 40, "top": 20}]
+    search: dict[str, Any] = {"warm_starts": GRADIENT, "rungs": rungs}
+    make(tmp_path / "parts", Bowl(), slopes, n_trials=7, **search).run()
+    parts = make(tmp_path / "parts", Bowl(), slopes, n_trials=8, **search).run()
+    whole = make(tmp_path / "whole", Bowl(), slopes, n_trials=8, **search).run()
+    assert (parts.trials[7].same_as, parts.trials[7].n_samples) == (2, 20)
+    assert parts.trials[7] == whole.trials[7]
 
 
 def propose_fixed(seen: list[tuple[list[Point], list[dict[str, float]], int]]) -> Any:

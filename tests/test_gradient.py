@@ -43,20 +43,20 @@ def climb(slopes: Callable[..., Any], n_samples: int = 50, **search: Any) -> Cli
     return climb_gradient(slopes, section(**search), VECTORS, [ZERO, AVERAGE], n_samples)
 
 
-def test_a_climb_ends_near_the_top_on_all_samples() -> None:
+def test_one_look_at_all_samples_corrects_where_the_small_batch_leads() -> None:
     found = climb(Hill([0.7, 0.2, 0.5], small_top=[0.6, 0.3, 0.4]))
     assert len(found.points) == 2
     first, second = (np.array(list(point.values())) for point in found.points)
     assert np.abs(first - [0.6, 0.3, 0.4]).max() < 0.1
     top = np.array([0.7, 0.2, 0.5])
-    assert Hill.value(second - top) > Hill.value(first - top)
+    assert Hill.value(second - top) > Hill.value(first - top) / 4
 
 
 def test_the_better_start_is_climbed_from() -> None:
     hill = Hill([0.05, 0.0, -0.05])
     climb(hill)
     assert [point for point, _ in hill.asked[:2]] == [(0.0,) * 3, (1 / 3,) * 3]
-    assert np.linalg.norm(hill.asked[2][0]) <= gradient.SMALL_STEP + 1e-9
+    assert np.linalg.norm(hill.asked[2][0]) <= gradient.FIRST_STEP + 1e-9
 
 
 def test_the_cost_counts_the_share_of_the_samples() -> None:
@@ -64,8 +64,8 @@ def test_the_cost_counts_the_share_of_the_samples() -> None:
     found = climb(hill)
     sizes = [n for _, n in hill.asked]
     assert set(sizes) == {10, 50}
-    assert sizes.count(10) <= gradient.SMALL_EVALUATIONS
-    assert sizes.count(50) <= gradient.FULL_EVALUATIONS
+    assert sizes.count(10) <= gradient.FIRST_EVALUATIONS + gradient.SECOND_EVALUATIONS
+    assert sizes.count(50) == 1
     assert found.n_evaluations == len(sizes)
     assert found.sample_cost == pytest.approx(FORWARDS * sum(sizes) / 50)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -372,3 +374,27 @@ def test_other_architectures_run_with_no_change_of_code(
     result = call(*words)
     assert result.exit_code == 0, result.output
     assert set(report_of(tmp_path / arch)["scores"]["held_out"]) == MODELS - {"data_mixture"}
+
+
+def test_a_search_leaves_neither_live_model_nor_mapped_files_behind(micro_recipe: Path, tmp_path: Path) -> None:
+    # In a process of its own, where lighteval is imported for the first time with a model at hand.
+    code = """
+import sys, weakref
+from pathlib import Path
+from mergekit_optimer.pipeline import Job, MergeAndScorer, make_vectors, search_weights, train_pool
+from mergekit_optimer.recipe import load_recipe
+from mergekit_optimer.runs import open_run
+recipe = load_recipe(Path(sys.argv[1]))
+job = Job(recipe, open_run(Path(sys.argv[2]), recipe), "cpu")
+train_pool(job, mixture=False)
+make_vectors(job)
+held, load = [], MergeAndScorer.load
+def watched(self):
+    load(self)
+    held.extend(map(weakref.ref, (self, self._live, self._resident)))
+MergeAndScorer.load = watched
+search_weights(job)
+print([type(one()).__name__ for one in held if one() is not None])
+"""
+    words = [sys.executable, "-c", code, str(micro_recipe), str(tmp_path / "run")]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -69,6 +69,16 @@ def test_a_race_has_one_rung_of_all_its_samples_unless_rungs_are_given(tmp_path:
     assert [rung.n_samples for rung in given.search.rungs] == [150]
 
 
+def test_tpe_is_assisted_unless_told_otherwise_and_no_other_sampler_is(tmp_path: Path) -> None:
+    def assist(**sampler: str) -> str:
+        return load(tmp_path, {"search": {"sampler": sampler}}).search.sampler.assist
+
+    assert load(tmp_path).search.sampler.assist == "quadratic"
+    assert [assist(name="tpe"), assist(name="tpe", assist="none")] == ["quadratic", "none"]
+    assert load(tmp_path, {"search": {"sampler": "gp"}}).search.sampler.name == "gp"
+    assert {assist(name=name) for name in ("gp", "cmaes", "random", "qmc")} == {"none"}
+
+
 def test_warm_start_gradient_is_short_for_adding_it_to_the_warm_starts(tmp_path: Path) -> None:
     starts = load(tmp_path, {"search": {"warm_start": "gradient"}}).search.warm_starts
     assert starts == ["zero", "uniform_average", "half", "singles", "gradient"]
@@ -88,6 +98,8 @@ def test_warm_start_gradient_is_short_for_adding_it_to_the_warm_starts(tmp_path:
             "intervals for ['ja'], vectors are ['ja', 'math']",
         ),
         ({"search": {"objective": {"mean": ["zh"]}}}, "search.objective: zh not in tasks (ja)"),
+        ({"search": {"sampler": "bayes"}}, "search.sampler.name: input should be 'tpe', 'gp', 'cmaes'"),
+        ({"search": {"warm_start": "gradient", "warm_starts": None}}, "warm_starts: input should be a valid list"),
         ({"search": {"sampler": {"name": "bayes"}}}, "input should be 'tpe', 'gp', 'cmaes', 'random' or 'qmc'"),
         ({"search": {"sampler": {"name": "gp", "assist": "quadratic"}}}, "assist: quadratic belongs to tpe, not to gp"),
         ({"search": {"race": True, "rungs": [{"n_samples": 100}]}}, "write rungs: [{n_samples: 300}]"),

@@ -58,7 +58,9 @@ def test_ranking_for_another_objective_scores_nothing(study: Path) -> None:
     }
     best = max(on_ja, key=lambda number: on_ja[number])
     assert summary["winner"]["weights"] == trials(study / "run")[best]["weights"]
-    assert summary["winner"]["value"] == pytest.approx(on_ja[best])
+    won = trials(study / "run")[best]
+    whole = -_bits(won["tasks"]["ja"]["metrics"]["bits_per_byte"], won["n_samples"])
+    assert summary["winner"]["value"] == pytest.approx(whole)
     assert (study / "ja/best/model/model.safetensors").exists()
 
 
@@ -73,7 +75,9 @@ def test_the_search_goes_on_from_the_ranked_trials_and_says_what_was_free(study:
     assert "ranked anew for free: 6 trials; run: 3 trials" in result.stdout
     new = trials(study / "ja")
     assert len(new) == 9
-    assert [trial["source"] for trial in new.values()][6:] == ["sampler"] * 3
+    assert {trial["source"] for trial in new.values()} - {"surrogate", "sampler"} == {
+        f"warm_start/{name}" for name in ("zero", "uniform_average", "sum", "single/ja", "single/math")
+    }
     before = {path: path.read_bytes() for path in (study / "ja/trials").rglob("*.json")}
     again = reoptimise(study, "--set", "search.n_trials=3")
     assert again.exit_code == 0, again.output
@@ -81,6 +85,7 @@ def test_the_search_goes_on_from_the_ranked_trials_and_says_what_was_free(study:
 
 
 def test_the_other_stages_work_in_the_new_run_without_training(study: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pool = {path: path.read_bytes() for path in (study / "run").rglob("*.safetensors")}
     assert reoptimise(study, "--set", "search.n_trials=2").exit_code == 0
     words = (study / "study/recipe.yaml", "--set", "search.objective={mean: [ja]}", "--set", "search.n_trials=2")
     caplog.clear()
@@ -94,8 +99,9 @@ def test_the_other_stages_work_in_the_new_run_without_training(study: Path, capl
     assert report["search"]["n_trials"] == 8
     assert report["timings"]["train_s"] == 0.0
     assert "6 of them scored before" in (study / "ja/card/README.md").read_text()
-    # The pool of the first run is as it was.
-    assert (study / "run/vectors/ja/model.safetensors").read_bytes()
+    assert {path: path.read_bytes() for path in (study / "run").rglob("*.safetensors")} == pool
+    assert "mergekit-optimer search recipe.yaml --from run" in (study / "ja/card/README.md").read_text()
+    assert {path.name for path in (study / "ja/trials/0000").iterdir()} == {"merge.yaml", "scores.json"}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +115,30 @@ def test_the_other_stages_work_in_the_new_run_without_training(study: Path, capl
 def test_a_study_of_other_scores_is_not_taken_over(study: Path, override: str, named: str) -> None:
     with pytest.raises(RunFolderError, match=named):
         reoptimise(study, "--set", override)
+
+
+def test_other_vectors_under_the_same_names_are_not_taken_over(study: Path) -> None:
+    weights = study / "run/vectors/ja/distribution_vector.json"
+    record = json.loads(weights.read_text())
+    record["files"] = dict.fromkeys(record["files"], "0" * 64)
+    weights.write_text(json.dumps(record))
+    with pytest.raises(RunFolderError, match="Vector 'ja' is not the one that the trials of"):
+        reoptimise(study)
+
+
+def test_a_refused_run_leaves_no_folder_that_stands_in_the_way(study: Path) -> None:
+    with pytest.raises(RunFolderError, match="seed differ"):
+        reoptimise(study, "--set", "seed=9")
+    assert not (study / "ja").exists()
+    assert reoptimise(study, "--rank-only").exit_code == 0
+
+
+def test_a_run_takes_over_the_trials_of_one_study_only(study: Path) -> None:
+    assert reoptimise(study, "--rank-only").exit_code == 0
+    options = ("--run-dir", study / "run", "--device", "cpu", "--set", "search.n_trials=8")
+    assert call("search", study / "study/recipe.yaml", *options).exit_code == 0
+    with pytest.raises(RunFolderError, match="has taken over other trials"):
+        reoptimise(study, "--rank-only")
 
 
 def test_changed_dev_texts_are_not_taken_for_the_scored_ones(study: Path) -> None:

@@ -347,7 +347,7 @@ def test_slopes_add_up_over_batches_and_leave_the_model_as_it_was(pool: Pool) ->
 def test_a_model_that_does_not_fit_is_refused_with_the_sum(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(memory, "WORKING_BYTES", 0)
+    monkeypatch.setattr(memory, "WORKING_BYTES", {"cpu": 0, "cuda": 0})
     size = (pool.base / "model.safetensors").stat().st_size
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: size - 1)
     with pytest.raises(InfrastructureError, match=r"base 0.0 GB \+ 2 vectors 0.0 GB mapped .* 0.0 GB are free"):
@@ -376,7 +376,7 @@ def test_a_model_dispatched_over_a_device_map_is_merged_where_its_parts_lie(pool
 
 def test_a_model_larger_than_one_gpu_is_spread_and_all_gpus_count(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     size = (pool.base / "model.safetensors").stat().st_size
-    monkeypatch.setattr(memory, "WORKING_BYTES", 0)
+    monkeypatch.setattr(memory, "WORKING_BYTES", {"cpu": 0, "cuda": 0})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (size - 1, size))
     assert is_spread(pool.base, "cuda")

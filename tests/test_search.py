@@ -6,8 +6,11 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bowl import VECTORS, Bowl, bits, make, recipe, trail
@@ -15,7 +18,8 @@ from bowl import VECTORS, Bowl, bits, make, recipe, trail
 from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
 from mergekit_optimer.recipe import Objective
 from mergekit_optimer.runs import RunDir, read_json
-from mergekit_optimer.search import Search, TrialRecord, judge, warm_start_weights
+from mergekit_optimer.scores import MetricSamples, TaskScores
+from mergekit_optimer.search import Search, TrialRecord, judge, unit, warm_start_weights
 from mergekit_optimer.search.objective import describe
 
 
@@ -67,6 +71,26 @@ def test_an_interrupted_study_goes_on_as_if_it_had_not_been(tmp_path: Path) -> N
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path / "parts", Bowl(stop_at(n)), n_trials=16).run()
     assert trail(make(tmp_path / "parts", Bowl(), n_trials=16).run().trials) == trail(whole.trials)
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "cmaes", "random", "qmc"])
+def test_whatever_proposes_a_trial_that_was_interrupted_is_not_asked_again(tmp_path: Path, name: str) -> None:
+    at, n = ((3, 8, 10), 10) if name == "gp" else ((3, 8, 14, 25), 30)
+    search: dict[str, Any] = {"n_trials": n, "sampler": {"name": name, "assist": "none", "n_startup_trials": 6}}
+    whole = make(tmp_path / "whole", Bowl(), **search).run()
+
+    def spoil(call: int, _weights: Mapping[str, float]) -> None:
+        if call in at:
+            raise KeyboardInterrupt
+
+    bowl = Bowl(spoil)
+    for _ in at:
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "parts", bowl, **search).run()
+    parts = make(tmp_path / "parts", bowl, **search).run()
+    assert [(r.weights, r.values, r.source) for r in parts.trials] == [
+        (r.weights, r.values, r.source) for r in whole.trials
+    ]
 
 
 def test_a_longer_study_continues_the_shorter(tmp_path: Path) -> None:
@@ -189,6 +213,7 @@ KILLED = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
+from typing import Any
 from bowl import Bowl, make
 def spoil(call, weights):
     if call == {n}:
@@ -246,6 +271,28 @@ def test_what_loses_more_than_keep_allows_cannot_win(tmp_path: Path) -> None:
     assert sum(bits(kept.weights, i, "en") for i in range(20)) <= 1.02 * base
 
 
+@pytest.mark.parametrize("name", ["tpe", "gp", "cmaes", "random", "qmc"])
+def test_keep_draws_no_warning_from_any_sampler(tmp_path: Path, name: str) -> None:
+    sampler = {"name": name, "assist": "none", "n_startup_trials": 6}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(tmp_path, Bowl(), n_trials=10, sampler=sampler, objective={"mean": ["dev"], "keep": {"en": 0.02}}).run()
+
+
+def test_keep_steers_cmaes(tmp_path: Path) -> None:
+    def n_kept(keep: dict[str, float]) -> int:
+        objective = {"mean": ["dev"], "keep": keep}
+        trials = (
+            make(tmp_path / str(len(keep)), Bowl(), n_trials=60, sampler={"name": "cmaes"}, objective=objective)
+            .run()
+            .trials
+        )
+        base = trials[0].scores["en"].score.value
+        return sum(record.scores["en"].score.value <= 1.02 * base for record in trials[30:])
+
+    assert n_kept({"en": 0.02}) > 2 * n_kept({}) + 5
+
+
 def test_gain_over_base_is_relative_and_positive_is_better(tmp_path: Path) -> None:
     result = make(tmp_path, Bowl(), objective={"mean": ["dev"], "gain_over_base": True}).run()
     zero = result.trials[0]
@@ -257,6 +304,14 @@ def test_gain_over_base_is_relative_and_positive_is_better(tmp_path: Path) -> No
 def test_a_task_that_was_not_scored_is_an_error() -> None:
     with pytest.raises(SearchError, match="wants zh, which was not scored"):
         judge(Objective(mean=["zh"]), {})
+
+
+def test_gains_are_counted_in_the_bases_absolute_score_or_plainly_where_that_is_0() -> None:
+    def task(*values: float) -> TaskScores:
+        samples = MetricSamples(values, (1.0,) * len(values), higher_is_better=True, floor=-9.0)
+        return TaskScores({"acc": samples}, "acc")
+
+    assert [unit(task(-2.0, -4.0)), unit(task(0.0, 0.0))] == [3.0, 1.0]
 
 
 def test_an_objective_is_said_in_words() -> None:
@@ -280,3 +335,59 @@ def test_a_trial_is_a_line_that_a_person_can_follow(tmp_path: Path, caplog: pyte
 def test_scores_json_can_be_read_back_whole(tmp_path: Path) -> None:
     record = make(tmp_path, Bowl(), n_trials=1).run().winner
     assert TrialRecord.from_json(read_json(tmp_path / "run/trials/0000/scores.json")) == record
+
+
+BASE = dict.fromkeys(VECTORS, 0.0)
+HALF = dict.fromkeys(VECTORS, 0.5)
+TWO_RUNGS = [{"n_samples": 150}, {"n_samples": 260, "top": 4}]
+
+
+class FallsLater(Bowl):
+    """One model collapses on the samples of the second rung, and only there."""
+
+    def __init__(self, fallen: Mapping[str, float]) -> None:
+        super().__init__(lambda _call, weights: math.nan if self.asked[-1][2] > 150 and weights == fallen else None)
+
+
+def first_rung(records: list[TrialRecord]) -> list[object]:
+    return [(r.weights, r.values[150], r.kept[150], r.stopped, r.scores["dev"].head(150)) for r in records]
+
+
+LATE: list[tuple[Mapping[str, float], dict[str, object]]] = [
+    (BASE, {"objective": {"mean": ["dev"], "gain_over_base": True}}),
+    (HALF, {"race": True, "warm_starts": ["zero", "half"]}),
+]
+
+
+@pytest.mark.parametrize(("fallen", "search"), LATE)
+def test_a_collapse_on_a_later_rung_changes_nothing_of_the_first(
+    tmp_path: Path, fallen: Mapping[str, float], search: dict[str, Any]
+) -> None:
+    short = make(tmp_path / "parts", FallsLater(fallen), n_trials=3, rungs=TWO_RUNGS, **search).run()
+    record = next(record for record in short.trials if record.weights == fallen)
+    assert (record.collapsed, record.kept) == (["dev", "en"], {150: True, 260: False})
+    values = record.scores["dev"].metrics["bits_per_byte"].values
+    assert values[:150] == pytest.approx([bits(fallen, i) for i in range(150)])
+    assert values[150:] == (8.0,) * 110
+    parts = make(tmp_path / "parts", FallsLater(fallen), n_trials=14, rungs=TWO_RUNGS, **search).run()
+    whole = make(tmp_path / "whole", FallsLater(fallen), n_trials=14, rungs=TWO_RUNGS, **search).run()
+    assert first_rung(parts.trials) == first_rung(whole.trials)
+    assert parts.winner.weights == whole.winner.weights
+
+
+def test_a_trial_that_collapsed_on_a_later_rung_has_the_floor_there(tmp_path: Path) -> None:
+    warm_starts = ["zero", "half"]
+    result = make(tmp_path, FallsLater(HALF), n_trials=2, rungs=TWO_RUNGS, warm_starts=warm_starts).run()
+    assert result.trials[1].values == {150: pytest.approx(-2.53, abs=0.01), 260: -8.0}
+    assert result.winner.number == 0
+
+
+def test_what_was_run_is_told_from_what_was_copied(tmp_path: Path) -> None:
+    result = make(tmp_path, Bowl(), n_trials=7, warm_starts=["zero", "half"]).run()
+    twin = replace(result.trials[1], number=7, same_as=1)
+    raced = replace(result.trials[2], stopped="race")
+    theirs = replace(raced, number=8, origin="other#2")
+    own = [*result.trials[:2], raced, *result.trials[3:]]
+    summary = replace(result, trials=[*own, twin, theirs]).to_json()
+    assert (summary["n_run"], summary["n_same"], summary["n_adopted"], summary["n_stopped"]) == (7, 1, 1, 1)
+    assert summary["gradient_s"] == 0.0

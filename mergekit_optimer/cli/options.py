@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from mergekit_optimer.errors import OptimerError
-from mergekit_optimer.pipeline import Job
+from mergekit_optimer.pipeline import Job, check_source
 from mergekit_optimer.recipe import load_recipe
 from mergekit_optimer.report import ReportData, render_table
 from mergekit_optimer.runs import open_run, read_run
@@ -41,12 +41,22 @@ def recipe_options(command: Command) -> Command:
 
 
 def open_job(
-    recipe_path: Path, overrides: tuple[str, ...] = (), run_dir: Path | None = None, device: str = "auto"
+    recipe_path: Path,
+    overrides: tuple[str, ...] = (),
+    run_dir: Path | None = None,
+    device: str = "auto",
+    source_dir: Path | None = None,
 ) -> Job:
-    """Read the recipe and open its run folder, made where it is not there."""
+    """Read the recipe and open its run folder, made where it is not there.
+
+    Args:
+        source_dir: A finished run whose trials it will take over; what does not fit is refused before any folder is.
+    """
     recipe = load_recipe(recipe_path, overrides)
     place, folder = resolve_device(device), run_dir or Path("runs") / recipe.name
-    command = _command(recipe_path, overrides)
+    if source_dir is not None:
+        check_source(recipe, source_dir, place)
+    command = _command(recipe_path, overrides, source_dir)
     return Job(recipe, open_run(folder, recipe, command=command, device=place, overrides=overrides), place)
 
 
@@ -115,13 +125,17 @@ def show_report(report: ReportData, run_dir: Path, as_json: bool) -> None:
     click.echo(f"The run lies in {run_dir}")
 
 
-def _command(recipe_path: Path, overrides: tuple[str, ...]) -> str:
+def _command(recipe_path: Path, overrides: tuple[str, ...], source_dir: Path | None) -> str:
     """The command that makes the run again, without a path of this machine."""
-    here = Path.cwd()
-    path = recipe_path.resolve()
-    shown = path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
-    words = ["mergekit-optimer", "run", shown]
+    words = ["mergekit-optimer", "run", _shown(recipe_path)]
+    if source_dir is not None:
+        words = ["mergekit-optimer", "search", _shown(recipe_path), "--from", _shown(source_dir)]
     for override in overrides:
         key, _, value = override.partition("=")
         words += ["--set", f"{key}={Path(value).name if value.startswith('/') else value}"]
     return shlex.join(words)
+
+
+def _shown(path: Path) -> str:
+    here, whole = Path.cwd(), path.resolve()
+    return whole.relative_to(here).as_posix() if whole.is_relative_to(here) else whole.name

@@ -100,7 +100,7 @@ def search(as_json: bool, source_dir: Path | None, rank_only: bool, **options: A
       mergekit-optimer search recipe.yaml --set search.n_trials=60
       mergekit-optimer search recipe.yaml --objective '{mean: [ja]}' --from runs/demo --set search.n_trials=20
     """
-    job = open_job(**search_options(options, source_dir))
+    job = open_job(**search_options(options, source_dir), source_dir=source_dir)
     with job.run.locked():
         if source_dir is not None:
             pipeline.adopt_run(job, source_dir)

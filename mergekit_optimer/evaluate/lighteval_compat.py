@@ -12,6 +12,8 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mergekit_optimer.machine import import_apart
+
 # These task modules download at import, or call a huggingface_hub function that is gone, whatever task is wanted.
 BROKEN_TASK_MODULES = ("tiny_benchmarks", "mix_eval.main", "mt_bench.main")
 
@@ -26,6 +28,7 @@ def contained() -> Iterator[None]:
     import numpy as np
     import torch
 
+    import_apart("nltk")
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     autograd = torch.is_grad_enabled()
     logger = logging.getLogger("lighteval")

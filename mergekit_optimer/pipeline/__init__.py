@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergekit_optimer.pipeline.adopt import adopt_run
+from mergekit_optimer.pipeline.adopt import adopt_run, check_source
 from mergekit_optimer.pipeline.held_out import compare_held_out, score_model
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.pipeline.reporting import write_card, write_report
@@ -22,6 +22,7 @@ __all__ = [
     "MergeAndScorer",
     "adopt_run",
     "check_inputs",
+    "check_source",
     "compare_held_out",
     "make_vectors",
     "merge_model",

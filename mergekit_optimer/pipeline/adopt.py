@@ -6,13 +6,16 @@ Reported for OptiMer (arXiv 2603.28858): one pool, searched again for another ob
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from mergekit_optimer.errors import RunFolderError
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.pipeline.stages import dev_tasks
-from mergekit_optimer.runs import RunDir, flatten, link_folder, read_json, write_json
-from mergekit_optimer.tasks import PreparedTask
+from mergekit_optimer.recipe import Recipe
+from mergekit_optimer.runs import RunDir, content_hash, flatten, link_folder, read_json, write_json
+from mergekit_optimer.vectors import load_vector
 
 log = logging.getLogger(__name__)
 
@@ -21,63 +24,94 @@ FREE = ("name", "search.objective", "search.n_trials", "search.sampler", "search
         "search.until_flat", "held_out", "publish")  # fmt: skip
 
 
-def adopt_run(job: Job, source_dir: Path) -> None:
-    """Take checkpoints, vectors and scored trials of a finished run into this one; again, it changes nothing.
+def check_source(recipe: Recipe, source_dir: Path, device: str) -> None:
+    """Check that the trials of a finished run stand for this recipe's: same base, pool, dev samples and intervals.
 
-    Checkpoints and vectors are linked, not copied, where the file system can. ``search_weights`` then ranks the trials
-    by this recipe's objective before it runs any.
+    To be called before a run folder is made for it, so that a refusal leaves none behind.
 
     Raises:
-        RunFolderError: There is no finished study, or it had another base, pool, dev set or interval.
+        RunFolderError: There is no finished study, or one of these differs.
     """
     source = RunDir(source_dir.resolve())
-    if source.root == job.run.root:
-        raise RunFolderError(f"{source.root} cannot adopt itself; give another --run-dir.")
     if not source.manifest_path.exists() or not source.winner_path.exists():
         raise RunFolderError(f"{source.root} holds no finished study; run `mergekit-optimer search` there first.")
-    if job.run.adopted_path.exists():
-        log.info("trials of %s: taken over before", source.root.name)
-        return
-    _check_same_study(job, source)
-    for part in ("checkpoints", "vectors"):
-        for folder in sorted((source.root / part).glob("*")):
-            target = job.run.root / part / folder.name
-            if not folder.name.startswith(".") and folder.is_dir() and not target.exists():
-                link_folder(folder, target)
-    for stage, facts in source.manifest()["stages"].items():
-        if stage.startswith(("train/", "vectors/")) and facts["inputs"] is not None:
-            # Done there, so it took no time here.
-            job.run.record(stage, facts["inputs"], 0.0, is_done=True)
-    _check_same_samples(dev_tasks(job), source)
-    _take_held_out_scores(job, source)
-    numbers = read_json(source.winner_path)["trials"]
-    records = [read_json(source.trial_dir(number) / "scores.json") for number in numbers]
-    write_json(job.run.adopted_path, {"origin": source.root.name, "trials": records})
-    log.info("pool and %d scored trials taken from %s", len(records), source.root.name)
-
-
-def _check_same_study(job: Job, source: RunDir) -> None:
-    before, now = flatten(source.manifest()["recipe"]), flatten(job.recipe.canonical())
+    before, now = flatten(source.manifest()["recipe"]), flatten(recipe.canonical())
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if fixed := [key for key in differing if not key.startswith(FREE)]:
         raise RunFolderError(
             f"The trials of {source.root} do not fit this recipe: {', '.join(fixed[:4])} differ. Restore them, or "
             "search without --from."
         )
-
-
-def _check_same_samples(tasks: list[PreparedTask], source: RunDir) -> None:
-    """Check by content that the trials were scored on these very samples."""
-    for task in tasks:
-        if task.folder is None:
-            continue
-        for ours in sorted(task.folder.glob("*.jsonl")):
-            theirs = source.samples_dir("dev") / task.folder.name / ours.name
-            if not theirs.exists() or theirs.read_bytes() != ours.read_bytes():
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(recipe, RunDir(Path(folder)), device)
+        theirs = read_json(source.winner_path)["scored_with"]
+        if job.base_fingerprint != theirs["base"]:
+            raise RunFolderError(f"The base model is not the one that {source.root} was searched over; restore it.")
+        for name, files in theirs["pool"].items():
+            if load_vector(_vector_dir(job, source, name)).files != files:
+                raise RunFolderError(
+                    f"Vector '{name}' is not the one that the trials of {source.root} were merged from; restore it, or "
+                    "search without --from."
+                )
+        for task in dev_tasks(job):
+            if theirs["samples"][task.name] != task.content_hash:
                 raise RunFolderError(
                     f"The dev samples of '{task.name}' are not those of {source.root}; its scores do not stand for "
                     "them. Search without --from."
                 )
+
+
+def _vector_dir(job: Job, source: RunDir, name: str) -> Path:
+    """Where the new run will have a vector from: the recipe's place for it, else the finished run."""
+    return job.vector(name).path if job.recipe.pool[name].delta else source.vector_dir(name)
+
+
+def adopt_run(job: Job, source_dir: Path) -> None:
+    """Take checkpoints, vectors and scored trials of a checked run into this one; again, it changes nothing.
+
+    Checkpoints and vectors are linked, not copied, where the file system can. ``search_weights`` then ranks the trials
+    by this recipe's objective before it runs any.
+
+    Raises:
+        RunFolderError: This run has a pool of its own, or trials of another study.
+    """
+    source = RunDir(source_dir.resolve())
+    if source.root == job.run.root:
+        raise RunFolderError(f"{source.root} cannot adopt itself; give another --run-dir.")
+    numbers = read_json(source.winner_path)["trials"]
+    records = [read_json(source.trial_dir(number) / "scores.json") for number in numbers]
+    if job.run.adopted_path.exists():
+        known = read_json(job.run.adopted_path)
+        if known["identity"] != content_hash(records):
+            raise RunFolderError(
+                f"{job.run.root} has taken over other trials ({known['origin']}, {len(known['trials'])} of them); give "
+                "another --run-dir."
+            )
+        log.info("trials of %s: taken over before", source.root.name)
+        return
+    _link_pool(job, source)
+    _take_held_out_scores(job, source)
+    adopted: dict[str, Any] = {"origin": source.root.name, "identity": content_hash(records), "trials": records}
+    # Later verbs may write a command of their own, which would not make these trials again.
+    write_json(job.run.adopted_path, adopted | {"command": job.run.manifest()["command"]})
+    log.info("pool and %d scored trials taken from %s", len(records), source.root.name)
+
+
+def _link_pool(job: Job, source: RunDir) -> None:
+    stages = source.manifest()["stages"]
+    for part in ("checkpoints", "vectors"):
+        for folder in sorted((source.root / part).glob("*")):
+            stage = f"{'train' if part == 'checkpoints' else part}/{folder.name}"
+            inputs = stages.get(stage, {}).get("inputs")
+            if inputs is None or not folder.is_dir():
+                continue
+            target = job.run.root / part / folder.name
+            if not target.exists():
+                link_folder(folder, target)
+            elif not job.run.is_done(stage, inputs):
+                raise RunFolderError(f"{target} is there already and not of {source.root}; give another --run-dir.")
+            # Done there, so it took no time here.
+            job.run.record(stage, inputs, 0.0, is_done=True)
 
 
 def _take_held_out_scores(job: Job, source: RunDir) -> None:

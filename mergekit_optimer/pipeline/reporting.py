@@ -12,10 +12,21 @@ from mergekit_optimer.merge import merge_yaml, portable_yaml
 from mergekit_optimer.pipeline.held_out import held_out_scores
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.recipe import DATA_MIXTURE
-from mergekit_optimer.report import BaseModelFacts, ReportData, RungFacts, SearchFacts, VectorFacts, build_report
+from mergekit_optimer.report import (
+    BaseModelFacts,
+    GradientFacts,
+    ReportData,
+    RungFacts,
+    SearchFacts,
+    VectorFacts,
+    build_report,
+)
 from mergekit_optimer.runs import package_versions, read_json, write_json, write_text
 from mergekit_optimer.scores import TaskScores
-from mergekit_optimer.search import TrialRecord, describe, warm_start_weights
+from mergekit_optimer.search import WARM_START, TrialRecord, describe, warm_start_weights
+
+# The options that each sampler is given.
+_OPTIONS = {"tpe": {"assist", "multivariate", "constant_liar", "n_startup_trials"}, "gp": {"n_startup_trials"}}
 
 
 def write_report(job: Job) -> ReportData:
@@ -44,7 +55,7 @@ def write_report(job: Job) -> ReportData:
         yaml=merge_yaml(base, job.ingredients, winner.weights, job.dtype, label),
         portable_yaml=portable_yaml(base, job.ingredients, winner.weights, job.dtype, label),
         portable_reason=None,
-        command=manifest["command"],
+        command=_command(job),
         license=publish.license,
         language=publish.language,
         repo=publish.repo,
@@ -53,6 +64,12 @@ def write_report(job: Job) -> ReportData:
     )
     write_json(job.run.report_path, report.to_json())
     return report
+
+
+def _command(job: Job) -> str:
+    """The command that makes the run again: the one that took trials over, where there is one."""
+    source = job.run.adopted_path if job.run.adopted_path.exists() else job.run.manifest_path
+    return str(read_json(source)["command"])
 
 
 def write_card(job: Job) -> Path:
@@ -99,7 +116,7 @@ def _search_facts(job: Job, summary: dict[str, Any], winner: TrialRecord, record
     intervals = {name: spec.interval(name) for name in job.pool.names}
     return SearchFacts(
         sampler=spec.sampler.name,
-        options=spec.sampler.model_dump(exclude={"name"}) if spec.sampler.name == "tpe" else {},
+        options=spec.sampler.model_dump(include=_OPTIONS.get(spec.sampler.name, set())),
         n_trials=len(records),
         n_collapsed=summary["n_collapsed"],
         n_failed=summary["n_failed"],
@@ -108,12 +125,15 @@ def _search_facts(job: Job, summary: dict[str, Any], winner: TrialRecord, record
         intervals={name: (interval.low, interval.high) for name, interval in intervals.items()},
         best_trial=winner.number,
         best_value=winner.value,
-        warm_starts=tuple(record.source.removeprefix("warm_start/") for record in records if "/" in record.source),
+        warm_starts=tuple(record.source.removeprefix(WARM_START) for record in records if record.is_warm_start),
         started=summary["started"],
         finished=summary["finished"],
         n_adopted=summary["n_adopted"],
-        n_raced_out=sum(record.stopped == "race" for record in records),
+        n_raced_out=sum(
+            record.stopped == "race" and record.origin is None and record.same_as is None for record in records
+        ),
         ended_flat=summary["stopped_flat"],
+        gradient=GradientFacts(**summary["gradient"]) if summary["gradient"] else None,
     )
 
 
@@ -138,6 +158,7 @@ def _timings(job: Job, summary: dict[str, Any]) -> dict[str, float]:
         "train_s": sum(seconds for name, seconds in trained.items() if name != DATA_MIXTURE),
         "vectors_s": sum(seconds for name, seconds in elapsed.items() if name.startswith("vectors/")),
         "merge_s": summary["merge_s"],
+        "gradient_s": summary["gradient_s"],
         "score_s": summary["score_s"],
         "held_out_s": sum(model["elapsed_s"] for model in read_json(job.run.held_out_path)["models"].values()),
     }

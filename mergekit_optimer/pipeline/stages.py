@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -173,19 +174,25 @@ def search_weights(job: Job, rank_only: bool = False) -> dict[str, Any]:
     section = job.recipe.search.model_dump(mode="json", exclude={"n_trials"})
     samples = {task.name: task.content_hash for task in tasks}
     # What decides a trial's score; a longer study is the same study.
-    identity = content_hash([job.base_fingerprint, job.pool_files, samples, section, job.recipe.seed])
+    scored_with = {"base": job.base_fingerprint, "pool": job.pool_files, "samples": samples}
+    identity = content_hash([*scored_with.values(), section, job.recipe.seed])
     inputs = content_hash([identity, job.recipe.search.n_trials, adopted["origin"], rank_only])
     with job.stage("search", inputs, job.run.winner_path) as wanted:
         if wanted:
             scorer = MergeAndScorer(job, tasks)
             study = Search(job.recipe, job.run, job.pool.names, identity, scorer, slopes=scorer.slopes)
             if adopted["trials"]:
-                study.adopt([TrialRecord.from_json(trial) for trial in adopted["trials"]], adopted["origin"])
+                trials = [TrialRecord.from_json(trial) for trial in adopted["trials"]]
+                study.adopt(trials, adopted["origin"], write_trial=scorer.write_yaml)
             if not rank_only:
                 scorer.load()
             result = study.run(rank_only=rank_only)
-            write_json(job.run.winner_path, result.to_json())
+            write_json(job.run.winner_path, result.to_json() | {"scored_with": scored_with})
             log.info("winner: trial #%d  dev %.4f", result.winner.number, result.winner.value)
+            # The winner is merged from the same files next: mapped by both, they would count twice. A model is a web
+            # of cycles, which only the collector takes apart.
+            del scorer, study
+            gc.collect()
     summary: dict[str, Any] = read_json(job.run.winner_path)
     return summary
 

@@ -16,7 +16,7 @@ from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.resident import ResidentMerge, check_memory
 from mergekit_optimer.runs import write_text
 from mergekit_optimer.scores import TaskScores
-from mergekit_optimer.search import Measured
+from mergekit_optimer.search import Measured, unit
 from mergekit_optimer.tasks import PreparedTask
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class MergeAndScorer:
         self._job, self._tasks = job, tasks
         # Weights that the live model holds; None where it holds something else.
         self._held: dict[str, float] | None = None
+        # The base's scores, where its trial was run by this process.
+        self._base: dict[str, TaskScores] = {}
 
     @cached_property
     def _live(self) -> torch.nn.Module:
@@ -59,16 +61,22 @@ class MergeAndScorer:
 
     def __call__(self, weights: Mapping[str, float], trial_dir: Path, start: int, stop: int) -> Measured:
         """Score samples start..stop of every task at these weights; trial_dir gets the merge.yaml of the same merge."""
-        job = self._job
-        yaml_path = trial_dir / "merge.yaml"
-        if not yaml_path.exists():
-            write_text(yaml_path, merge_yaml(str(job.base.path), job.ingredients, weights, job.dtype))
+        self.write_yaml(trial_dir, weights)
         self.load()
         started = time.monotonic()
         self._merge(weights)
         merged = time.monotonic()
         scores = self._scorer.score(stop, start=start)
+        if not any(weights.values()) and start == 0:
+            self._base = scores
         return Measured(scores, merged - started, time.monotonic() - merged)
+
+    def write_yaml(self, trial_dir: Path, weights: Mapping[str, float]) -> None:
+        """Write the trial's merge for mergekit, unless it is there."""
+        path = trial_dir / "merge.yaml"
+        if not path.exists():
+            job = self._job
+            write_text(path, merge_yaml(str(job.base.path), job.ingredients, weights, job.dtype))
 
     def score_weights(self, weights: Mapping[str, float]) -> dict[str, TaskScores]:
         """Score a weight vector on all samples."""
@@ -81,9 +89,11 @@ class MergeAndScorer:
         job = self._job
         # While it still holds the base: that is how its tensors are found.
         self.load()
-        fresh = load_model(model_dir, job.device, job.recipe.base_model.trust_remote_code)
+        # In host memory, and gone before the scoring: a device may have no room for a second model.
+        fresh = load_model(model_dir, "cpu", job.recipe.base_model.trust_remote_code)
         self._held = None
         self._live.load_state_dict(fresh.state_dict())
+        del fresh
         return self._scorer.score()
 
     def score_collapsed(self) -> dict[str, TaskScores]:
@@ -113,9 +123,10 @@ class MergeAndScorer:
         shares = self._job.recipe.slope_tasks
         if not self._job.recipe.search.objective.gain_over_base:
             return shares
-        base = self.score_weights(dict.fromkeys(self._job.pool.names, 0.0))
-        units = {name: abs(base[name].score.value) or 1.0 for name in shares}
-        return {name: share / units[name] for name, share in shares.items()}
+        if not self._base:
+            self._merge(dict.fromkeys(self._job.pool.names, 0.0))
+            self._base = self._scorer.score(self._job.recipe.search.rungs[0].n_samples)
+        return {name: share / unit(self._base[name]) for name, share in shares.items()}
 
     def _merge(self, weights: Mapping[str, float]) -> None:
         """Bring the live model to these weights, unless it is there; a merge that is not finite collapses it."""

@@ -12,15 +12,25 @@ from mergekit_optimer.recipe.sources import Finite, Name, Positive, Section
 class SamplerSpec(Section):
     """Optuna's sampler, every option of TPE stated: Optuna 5 changed its defaults.
 
-    ``assist: quadratic`` lets a quadratic surrogate make 3 of 4 proposals after the warm starts; ``tpe`` with
-    ``assist: none`` is the paper's search.
+    ``assist: quadratic``, the default of tpe, lets a quadratic surrogate make 3 of 4 proposals after the warm starts;
+    ``{name: tpe, assist: none}`` is the paper's search.
     """
 
     name: Literal["tpe", "gp", "cmaes", "random", "qmc"] = "tpe"
-    assist: Literal["quadratic", "none"] = "none"
+    assist: Literal["quadratic", "none"] = "quadratic"
     multivariate: bool = True
     constant_liar: bool = False
     n_startup_trials: Positive = 10
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        """A name alone is a sampler; only tpe is assisted where nothing is said."""
+        if isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, dict) and value.get("name", "tpe") != "tpe":
+            return {"assist": "none"} | value
+        return value
 
     @model_validator(mode="after")
     def _assists_tpe(self) -> Self:
@@ -127,7 +137,9 @@ class SearchSection(Section):
             if extra != "gradient":
                 raise ValueError(f"warm_start: {extra} is unknown; write warm_start: gradient, or a list warm_starts")
             starts = value.get("warm_starts", _WARM_STARTS)
-            value["warm_starts"] = starts if extra in starts else [*starts, extra]
+            # What is no list is told by its own check.
+            if isinstance(starts, list) and extra not in starts:
+                value["warm_starts"] = [*starts, extra]
         if value.get("race") is True:
             value.setdefault("rungs", [{"n_samples": 300}])
         return value

@@ -3,6 +3,7 @@
 from mergekit_optimer.report.build import bound_reached, build_report, primary_score
 from mergekit_optimer.report.data import (
     BaseModelFacts,
+    GradientFacts,
     ReportData,
     RungFacts,
     SearchFacts,
@@ -14,6 +15,7 @@ from mergekit_optimer.report.words import verdict_sentence
 
 __all__ = [
     "BaseModelFacts",
+    "GradientFacts",
     "ReportData",
     "RungFacts",
     "SearchFacts",

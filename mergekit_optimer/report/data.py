@@ -73,6 +73,14 @@ class RungFacts:
 
 
 @dataclass(frozen=True)
+class GradientFacts:
+    """The climb by gradients that gave warm starts: times value and slopes were computed, and their cost in trials."""
+
+    n_evaluations: int
+    sample_cost: float
+
+
+@dataclass(frozen=True)
 class SearchFacts:
     """How the winner was found.
 
@@ -103,6 +111,7 @@ class SearchFacts:
     n_adopted: int = 0
     n_raced_out: int = 0
     ended_flat: bool = False
+    gradient: GradientFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -125,10 +125,14 @@ def search_table(report: ReportData) -> Table:
     objective_on = f"its objective on up to {samples} dev samples, lower-is-better tasks negated"
     trials = format_number(search.n_trials)
     if search.n_adopted:
-        trials += f", {format_number(search.n_adopted)} of them scored before, for another objective"
+        trials += f", {format_number(search.n_adopted)} of them scored before, in another study"
     if search.ended_flat:
         trials += "; ended early, as the best no longer rose"
     raced = (("stopped by the race", format_number(search.n_raced_out)),) if search.n_raced_out else ()
+    climbed: tuple[tuple[str, str], ...] = ()
+    if search.gradient is not None:
+        said = f"{search.gradient.n_evaluations} evaluations of value and slope, the cost of "
+        climbed = (("gradient", f"{said}{format_number(search.gradient.sample_cost)} trials"),)
     return Table(
         ("search", ""),
         (
@@ -136,6 +140,7 @@ def search_table(report: ReportData) -> Table:
             ("sampler", f"{search.sampler} ({options})" if options else search.sampler),
             ("trials", trials),
             *raced,
+            *climbed,
             ("collapsed trials", format_number(search.n_collapsed)),
             ("failed trials", format_number(search.n_failed)),
             ("warm starts among them", ", ".join(search.warm_starts) or "none"),

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Activations of a batch of dev samples and the blocks that a merge sums in.
-WORKING_BYTES = 1 << 29
+# Activations and logits of a batch of dev samples (on CUDA up to 2**30 logits, see ``evaluate``); what a merge sums in.
+WORKING_BYTES = {"cpu": 1 << 29, "cuda": 1 << 33}
 
 
 def check_memory(base_dir: Path, vector_dirs: Mapping[str, Path], device: str) -> None:
@@ -38,7 +38,7 @@ def check_memory(base_dir: Path, vector_dirs: Mapping[str, Path], device: str) -
     files = f"base {_gb(model)} + {len(vector_dirs)} vectors {_gb(mapped)} mapped from disk"
     on_cuda = device.startswith("cuda")
     free = _free_on_gpus(base_dir, device) if on_cuda else available_memory_bytes()
-    working = WORKING_BYTES
+    working = WORKING_BYTES["cuda" if on_cuda else "cpu"]
     if on_cuda:
         working += (2 + len(vector_dirs)) * max((base.get(name).nbytes for name in base.names), default=0)
     where = device if on_cuda else "memory"
@@ -62,7 +62,7 @@ def is_spread(base_dir: Path, device: str) -> bool:
 
     if device != "cuda" or torch.cuda.device_count() < 2:
         return False
-    return _size(TensorFolder(base_dir)) + WORKING_BYTES > _free_on(torch.device("cuda"))
+    return _size(TensorFolder(base_dir)) + WORKING_BYTES["cuda"] > _free_on(torch.device("cuda"))
 
 
 def _size(folder: TensorFolder) -> int:

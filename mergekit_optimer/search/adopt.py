@@ -6,8 +6,9 @@ Base, pool and dev samples must be the same, which the caller checks; only the o
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mergekit_optimer.errors import SearchError
@@ -18,27 +19,42 @@ from mergekit_optimer.search.records import TrialRecord
 
 log = logging.getLogger(__name__)
 
+# Writes what a trial's folder holds besides its scores: folder, weights.
+WriteTrial = Callable[[Path, dict[str, float]], None]
+
 
 def adopt_trials(
-    study: Any, ledger: Ledger, spec: SearchSection, space: Mapping[str, Any], records: list[TrialRecord], origin: str
+    study: Any,
+    ledger: Ledger,
+    spec: SearchSection,
+    space: Mapping[str, Any],
+    records: list[TrialRecord],
+    origin: str,
+    write_trial: WriteTrial | None = None,
 ) -> int:
     """Enter another study's trials as complete ones; those entered before are left alone.
 
     Args:
-        space: Vector -> Optuna's distribution of its weight; a trial outside is left out.
+        space: Vector -> Optuna's distribution of its weight.
         origin: Name of the run that they are from.
+        write_trial: Called for each trial before its scores are written.
 
     Returns:
         How many were entered now.
 
     Raises:
-        SearchError: They do not fit: too few samples, a task that was not scored, or no base model among them.
+        SearchError: They do not fit: a task was not scored, or no base model is among them.
     """
     import optuna
 
     entered = {trial.user_attrs.get("origin") for trial in study.get_trials(deepcopy=False)}
-    records = [record for record in records if record.same_as is None and _is_inside(record.weights, space)]
-    _check(ledger, spec, records, origin)
+    records = [record for record in records if record.same_as is None]
+    bases = [record for record in [*records, *ledger.records()] if record.is_base and record.stopped is None]
+    if needs_base(spec.objective) and not bases:
+        raise SearchError(
+            f"No trial of {origin} is the base model (all weights 0), which this objective is measured against. "
+            "Search without --from, or with an objective without gain_over_base and keep."
+        )
     n_entered = 0
     # The base first, which the others need; stopped trials last, as they are measured against the best of the whole.
     for record in sorted(records, key=lambda record: (record.stopped is not None, not record.is_base, record.number)):
@@ -47,6 +63,8 @@ def adopt_trials(
             continue
         number = len(study.get_trials(deepcopy=False))
         adopted, judgement = _judged(ledger, spec, replace(record, number=number, origin=label))
+        if write_trial is not None:
+            write_trial(ledger.trial_dir(number), adopted.weights)
         ledger.write(adopted)
         trial = optuna.trial.create_trial(
             value=adopted.values[ledger.first_rung],
@@ -57,7 +75,7 @@ def adopt_trials(
                 "origin": label,
                 "source": record.source,
                 "is_kept": adopted.kept[ledger.first_rung],
-                "collapsed": adopted.collapsed,
+                "collapsed": adopted.collapsed_by(ledger.first_rung),
             },
         )
         study.add_trial(trial)
@@ -69,40 +87,19 @@ def adopt_trials(
     return n_entered
 
 
-def _is_inside(weights: Mapping[str, float], space: Mapping[str, Any]) -> bool:
-    return all(interval.low <= weights[name] <= interval.high for name, interval in space.items())
-
-
-def _check(ledger: Ledger, spec: SearchSection, records: list[TrialRecord], origin: str) -> None:
-    whole = [record for record in records if record.stopped is None]
-    if not whole:
-        raise SearchError(f"{origin} has no trial in the search interval that could be ranked; search without --from.")
-    short = min(record.n_samples for record in whole)
-    if short < ledger.first_rung:
-        raise SearchError(
-            f"Trials of {origin} were scored on {short} dev samples, and the first rung here has {ledger.first_rung}; "
-            f"set search.rungs to at most {short}."
-        )
-    if needs_base(spec.objective) and not any(record.is_base for record in [*whole, *ledger.records()]):
-        raise SearchError(
-            f"No trial of {origin} is the base model (all weights 0), which this objective is measured against. "
-            "Search without --from, or with an objective without gain_over_base and keep."
-        )
-
-
 def _judged(ledger: Ledger, spec: SearchSection, record: TrialRecord) -> tuple[TrialRecord, Judgement]:
     """Judge a trial at every rung it reached; a stopped one where it was stopped."""
     first = ledger.first_rung
-    judgement = ledger.judge(record.scores, min(first, record.n_samples), record.weights)
-    values, kept = {first: judgement.value}, {first: judgement.is_kept and not record.collapsed}
+    judgement = ledger.judge(record.scores_at(first), min(first, record.n_samples), record.weights)
+    values, kept = {first: judgement.value}, {first: judgement.is_kept and not record.collapsed_by(first)}
     if record.stopped is not None:
         kept[first] = False
         best = ledger.incumbent()
         if record.stopped == "race" and best is not None:
             values[first] = best.values[first] + ledger.difference(record.scores, best).value
     for n_samples in _higher_rungs(ledger, spec, record):
-        higher = ledger.judge(record.scores, n_samples, record.weights)
-        values[n_samples], kept[n_samples] = higher.value, higher.is_kept and not record.collapsed
+        higher = ledger.judge(record.scores_at(n_samples), n_samples, record.weights)
+        values[n_samples], kept[n_samples] = higher.value, higher.is_kept and not record.collapsed_by(n_samples)
     # Merged and scored elsewhere, so it took no time here.
     return replace(record, values=values, kept=kept, merge_s=0.0, score_s=0.0), judgement
 

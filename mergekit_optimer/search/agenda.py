@@ -7,6 +7,7 @@ started again tries what an uninterrupted one would have.
 from __future__ import annotations
 
 import logging
+from time import monotonic as clock
 from typing import Any
 
 from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
@@ -14,15 +15,15 @@ from mergekit_optimer.recipe import SearchSection
 from mergekit_optimer.search.gradient import Slopes, climb_gradient
 from mergekit_optimer.search.journal import queue_retry
 from mergekit_optimer.search.ledger import Ledger
-from mergekit_optimer.search.objective import needs_base
+from mergekit_optimer.search.objective import needs_base, worth
 from mergekit_optimer.search.proposals import Point, propose, warm_start_weights
+from mergekit_optimer.search.records import WARM_START
 
 log = logging.getLogger(__name__)
 
 GRADIENT = "gradient"
-# What a point rejected by `keep` loses in the surrogate's eyes, per unit of what it lost too much: enough to outweigh
-# a gain elsewhere, little enough to leave a bowl a bowl.
-KEEP_PENALTY = 10.0
+# The session in which the climb failed for lack of memory; another one, on a freed machine, tries it again.
+LEFT_OUT_IN = "gradient_left_out_in"
 
 
 class Agenda:
@@ -47,7 +48,8 @@ class Agenda:
             return
         weights = propose(self._spec, self._vectors, self._points(), self._pending(), self._seed, n_done)
         if weights is not None:
-            self._study.enqueue_trial(weights, user_attrs={"source": "surrogate"})
+            source = "surrogate" if self._spec.sampler.name == "tpe" else "sampler"
+            self._study.enqueue_trial(weights, user_attrs={"source": source})
 
     def _queue_warm_start(self) -> bool:
         trials = self._study.get_trials(deepcopy=False)
@@ -55,16 +57,16 @@ class Agenda:
         records = self._ledger.records()
         taken_over = [r.weights for r in records if r.origin is not None and r.stopped != "race"]
         for name, weights in self._warm_starts.items():
-            if f"warm_start/{name}" not in own and weights not in taken_over:
+            if WARM_START + name not in own and weights not in taken_over:
                 return self._queue(name, weights)
         if GRADIENT in self._spec.warm_starts:
             for number, weights in enumerate(self._gradient_points(), 1):
-                if f"warm_start/{GRADIENT}/{number}" not in own:
+                if f"{WARM_START}{GRADIENT}/{number}" not in own:
                     return self._queue(f"{GRADIENT}/{number}", weights)
         return False
 
     def _queue(self, name: str, weights: dict[str, float]) -> bool:
-        self._study.enqueue_trial(weights, user_attrs={"source": f"warm_start/{name}"})
+        self._study.enqueue_trial(weights, user_attrs={"source": WARM_START + name})
         return True
 
     def _queue_promising(self) -> bool:
@@ -84,16 +86,20 @@ class Agenda:
 
     def _gradient_points(self) -> list[dict[str, float]]:
         """Where following the gradient ended: climbed once, then kept in the study."""
-        if GRADIENT not in self._study.user_attrs:
-            self._study.set_user_attr(GRADIENT, self._climb())
-        points: list[dict[str, float]] = self._study.user_attrs[GRADIENT]["points"]
+        known, session = self._study.user_attrs, self._study.user_attrs["session"]
+        if GRADIENT not in known and known.get(LEFT_OUT_IN) != session:
+            climbed = self._climb()
+            key, value = (LEFT_OUT_IN, session) if climbed is None else (GRADIENT, climbed)
+            self._study.set_user_attr(key, value)
+        points: list[dict[str, float]] = self._study.user_attrs.get(GRADIENT, {"points": []})["points"]
         return points
 
-    def _climb(self) -> dict[str, Any]:
+    def _climb(self) -> dict[str, Any] | None:
+        """The climb's end points and cost; None where there is not memory enough now."""
         assert self._slopes is not None
         levels = warm_start_weights(self._vectors, ["zero", "uniform_average"])
         starts = [weights for weights in levels.values() if not self._outside(weights)] or [self._middle()]
-        n_samples = self._ledger.first_rung
+        n_samples, started = self._ledger.first_rung, clock()
         try:
             climb = climb_gradient(self._slopes, self._spec, self._vectors, starts, n_samples)
         except DiskError:
@@ -101,12 +107,18 @@ class Agenda:
         except (InfrastructureError, MemoryError) as error:
             # A backward pass takes more memory than a forward pass; the search can do without.
             log.warning("gradient warm start left out: %s: %s", type(error).__name__, error)
-            return {"points": [], "n_evaluations": 0, "sample_cost": 0.0}
+            return None
+        elapsed_s = round(clock() - started, 4)
         log.info(
             "gradient: %d evaluations at the cost of %.1f trials gave %d weight vectors",
             climb.n_evaluations, climb.sample_cost, len(climb.points),
         )  # fmt: skip
-        return {"points": climb.points, "n_evaluations": climb.n_evaluations, "sample_cost": climb.sample_cost}
+        return {
+            "points": climb.points,
+            "n_evaluations": climb.n_evaluations,
+            "sample_cost": climb.sample_cost,
+            "elapsed_s": elapsed_s,
+        }
 
     def _middle(self) -> dict[str, float]:
         intervals = {name: self._spec.interval(name) for name in self._vectors}
@@ -120,20 +132,17 @@ class Agenda:
                 value=self._worth(trial),
                 source=trial.user_attrs.get("source", "sampler"),
                 collapsed=bool(trial.user_attrs.get("collapsed")),
+                is_own="origin" not in trial.user_attrs,
             )
             for trial in trials
         ]
 
     def _worth(self, trial: Any) -> float:
-        """A trial's value, less where it lost more than ``keep`` allows: a surrogate knows no constraints."""
         excess = sum(max(0.0, violation) for violation in trial.constraints.values())
         if not excess:
             return float(trial.value)
-        objective = self._spec.objective
-        base = self._ledger.base()
-        # What is lost is relative to the base; so is a gain over the base, and any other objective has its own unit.
-        unit = 1.0 if objective.gain_over_base else abs(base.values[self._ledger.first_rung]) or 1.0
-        return float(trial.value - KEEP_PENALTY * unit * excess)
+        base_value = self._ledger.base().values[self._ledger.first_rung]
+        return worth(self._spec.objective, float(trial.value), excess, base_value)
 
     def _pending(self) -> list[dict[str, float]]:
         import optuna

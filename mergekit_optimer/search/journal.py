@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_optimer.errors import SearchError
+from mergekit_optimer.machine import import_apart
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def open_study(path: Path, name: str, identity: str) -> Any:
     Raises:
         SearchError: The study was made with another identity.
     """
+    import_apart("optuna")
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend

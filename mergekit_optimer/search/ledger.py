@@ -11,10 +11,10 @@ from typing import Any
 
 from mergekit_optimer.errors import SearchError
 from mergekit_optimer.recipe import SearchSection
-from mergekit_optimer.runs import RunDir, read_json, write_json
+from mergekit_optimer.runs import RunDir, read_json, write_json, write_text
 from mergekit_optimer.scores import TaskScores
 from mergekit_optimer.search.objective import Difference, Judgement, judge, needs_base, paired_difference
-from mergekit_optimer.search.records import TrialRecord
+from mergekit_optimer.search.records import TrialRecord, head
 
 
 class Ledger:
@@ -36,6 +36,12 @@ class Ledger:
         """Write a trial's scores.json; it joins the records when the journal holds it as complete."""
         write_json(self.trial_dir(record.number) / "scores.json", record.to_json())
         self._known[record.number] = record
+
+    def copy_merge(self, number: int, copy: int) -> None:
+        """Give a trial of the same weights the other's merge.yaml, where that has one."""
+        there = self.trial_dir(number) / "merge.yaml"
+        if there.exists():
+            write_text(self.trial_dir(copy) / "merge.yaml", there.read_text(encoding="utf-8"))
 
     def records(self) -> list[TrialRecord]:
         """The finished trials in order."""
@@ -65,10 +71,10 @@ class Ledger:
         raise SearchError("The base model's trial failed, and the objective is measured against it; see the journal.")
 
     def base_scores(self, n_samples: int) -> dict[str, TaskScores] | None:
-        """The base's scores on the first n samples; None where nothing is measured against the base."""
+        """What the others' first n samples are measured against; None where nothing is measured against the base."""
         if not needs_base(self._spec.objective):
             return None
-        return head(self.base().scores, n_samples)
+        return self.base().scores_at(n_samples)
 
     def judge(self, scores: Mapping[str, TaskScores], n_samples: int, weights: Mapping[str, float]) -> Judgement:
         """Judge a trial's scores on its first n samples, against the base on the same ones."""
@@ -91,11 +97,6 @@ class Ledger:
             if record.weights == weights and record.same_as is None and not (whole and record.stopped == "race"):
                 return record
         return None
-
-
-def head(scores: Mapping[str, TaskScores], n_samples: int) -> dict[str, TaskScores]:
-    """The first n samples of every task."""
-    return {name: task.head(n_samples) for name, task in scores.items()}
 
 
 def best_at(n_samples: int, records: list[TrialRecord]) -> TrialRecord | None:

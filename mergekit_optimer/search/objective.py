@@ -11,6 +11,10 @@ from mergekit_optimer.errors import SearchError
 from mergekit_optimer.recipe import Objective
 from mergekit_optimer.scores import TaskScores
 
+# What a point rejected by `keep` loses for a proposal that knows no constraints, per unit of what it lost too much:
+# enough to outweigh a gain elsewhere, little enough to leave a bowl a bowl.
+KEEP_PENALTY = 10.0
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -89,10 +93,26 @@ def paired_difference(
         score = one.head(n).minus(other.head(n))
         factor = weight if one.higher_is_better else -weight
         if objective.gain_over_base:
-            factor /= _unit(task, base)
+            factor /= unit(_base_of(task, base))
         total += factor * score.value
         variance += (factor * score.stderr) ** 2
     return Difference(total, math.sqrt(variance))
+
+
+def worth(objective: Objective, value: float, excess: float, base_value: float) -> float:
+    """A trial's objective, less where it lost more than ``keep`` allows: for proposals that know no constraints.
+
+    Args:
+        excess: Sum of the violations above 0.
+        base_value: The base's objective.
+    """
+    # What is lost is relative to the base; so is a gain over the base, and any other objective has its own unit.
+    return value - KEEP_PENALTY * excess * (1.0 if objective.gain_over_base else _size(base_value))
+
+
+def unit(base: TaskScores) -> float:
+    """What gains over the base are counted in: the absolute value of its score on that task."""
+    return _size(base.score.value)
 
 
 def oriented(task: TaskScores) -> float:
@@ -117,13 +137,16 @@ def describe(objective: Objective) -> str:
 
 
 def _gain(task: str, scores: Mapping[str, TaskScores], base: Mapping[str, TaskScores] | None) -> float:
-    unit = _unit(task, base)
-    assert base is not None
-    return (oriented(scores[task]) - oriented(base[task])) / unit
+    reference = _base_of(task, base)
+    return (oriented(scores[task]) - oriented(reference)) / unit(reference)
 
 
-def _unit(task: str, base: Mapping[str, TaskScores] | None) -> float:
-    """The base's absolute value; a base of exactly 0 (no answer right) has none, so plain differences are taken."""
+def _base_of(task: str, base: Mapping[str, TaskScores] | None) -> TaskScores:
     if base is None:
         raise SearchError(f"The objective measures '{task}' against the base model, which was not scored.")
-    return abs(base[task].score.value) or 1.0
+    return base[task]
+
+
+def _size(value: float) -> float:
+    """An absolute value to measure by; exactly 0 (no answer right) has none, so plain differences are taken."""
+    return abs(value) or 1.0

@@ -1,4 +1,4 @@
-"""Where a study looks: the warm starts, and whose proposal comes next, the surrogate's or Optuna's sampler's."""
+"""Where a study looks: the warm starts, and whose proposal comes next, ours or Optuna's sampler's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 
 from mergekit_optimer.recipe import SamplerSpec
 from mergekit_optimer.recipe.search import SearchSection
+from mergekit_optimer.search.cma import propose_cma
 from mergekit_optimer.search.quadratic import propose_quadratic
+from mergekit_optimer.search.records import is_warm_start
 
 # Of this many proposals after the warm starts one is the sampler's own: it looks where the surrogate is too sure.
 CYCLE = 4
@@ -23,15 +25,17 @@ class Point:
     """A finished trial as a proposal sees it.
 
     Attributes:
-        value: What the sampler was told: the objective, or a race's estimate of it.
+        value: The objective, or a race's estimate of it; less where ``keep`` rejects it.
         source: As in the trial's record: "warm_start/<name>", "surrogate" or "sampler".
         collapsed: Whether the model collapsed, so that ``value`` holds floored scores.
+        is_own: Whether this study ran it; False where it was taken over from another.
     """
 
     weights: dict[str, float]
     value: float
     source: str
     collapsed: bool
+    is_own: bool = True
 
 
 def propose(
@@ -42,7 +46,7 @@ def propose(
     seed: int,
     n_done: int,
 ) -> dict[str, float] | None:
-    """Return the surrogate's next weights, or None where Optuna's sampler proposes.
+    """Return the next weights of the surrogate or of CMA-ES, or None where Optuna's sampler proposes.
 
     A pure function of its arguments, so that a study stopped and started again proposes what an uninterrupted one
     would have. To be called after the warm starts.
@@ -53,19 +57,25 @@ def propose(
         seed: The study's seed.
         n_done: Trials done, those given up included.
     """
+    intervals = [spec.interval(name) for name in vectors]
+    box = [(interval.low, interval.high) for interval in intervals]
+    draw_seed = _derived_seed(seed, n_done + len(pending))
+    if spec.sampler.name == "cmaes":
+        drawn = [point for point in done if point.is_own and point.source == "sampler"]
+        told = [([point.weights[name] for name in vectors], point.value) for point in drawn]
+        return dict(zip(vectors, propose_cma(told, box, draw_seed), strict=True))
     if spec.sampler.assist != "quadratic":
         return None
-    own = sum(not point.source.startswith("warm_start/") for point in done) + len(pending)
+    own = sum(not is_warm_start(point.source) for point in done) + len(pending)
     finite = [point for point in done if math.isfinite(point.value)]
     if own % CYCLE == CYCLE - 1 or len(finite) < len(vectors) + 2:
         return None
-    intervals = [spec.interval(name) for name in vectors]
     found = propose_quadratic(
         [[point.weights[name] for name in vectors] for point in finite],
         [point.value for point in finite],
         [[weights[name] for name in vectors] for weights in pending],
-        [(interval.low, interval.high) for interval in intervals],
-        _derived_seed(seed, n_done + len(pending)),
+        box,
+        draw_seed,
         own=[point.source == "surrogate" for point in finite],
         collapsed=[point.collapsed for point in finite],
     )
@@ -94,11 +104,11 @@ def warm_start_weights(vectors: Sequence[str], starts: Sequence[str]) -> dict[st
 
 
 def make_sampler(spec: SamplerSpec, seed: int, n_done: int) -> Any:
-    """Make the sampler of one proposal.
+    """Make Optuna's sampler of one proposal; for CMA-ES, whose proposals ``propose`` makes, any will do.
 
     It is seeded by the study's seed and the number of trials done, so that a study stopped and started again
     proposes what an uninterrupted one would have. Only QMC keeps one seed: its points are a sequence, whose place
-    the study holds; CMA-ES keeps its state in the study too.
+    the study holds.
 
     Source: Bergstra et al. 2011 (TPE); Optuna, Akiba et al. 2019, arXiv 1907.10902.
     """
@@ -106,14 +116,12 @@ def make_sampler(spec: SamplerSpec, seed: int, n_done: int) -> Any:
 
     derived = _derived_seed(seed, n_done)
     match spec.name:
-        case "random":
+        case "random" | "cmaes":
             return optuna.samplers.RandomSampler(seed=derived)
         case "gp":
             # It says once that it would be a little faster with greenlet.
             logging.getLogger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)
             return optuna.samplers.GPSampler(seed=derived, n_startup_trials=spec.n_startup_trials)
-        case "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=derived)
         case "qmc":
             with warnings.catch_warnings():
                 # The version is pinned; that the class may change in another is no news for the user.

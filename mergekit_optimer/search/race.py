@@ -13,8 +13,8 @@ from typing import Literal
 
 from mergekit_optimer.recipe import RACE_FROM
 from mergekit_optimer.scores import TaskScores, collapsed, floored
-from mergekit_optimer.search.ledger import Ledger, head
-from mergekit_optimer.search.records import Measured, MergeAndScore, append_scores
+from mergekit_optimer.search.ledger import Ledger
+from mergekit_optimer.search.records import Measured, MergeAndScore, append_scores, head
 
 CHUNK = 50
 # Standard errors that the paired difference must lie below 0.

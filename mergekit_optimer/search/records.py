@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mergekit_optimer.scores import MetricSamples, TaskScores
+
+# The source of a trial that opens the study starts with this; its warm start's name follows.
+WARM_START = "warm_start/"
+
+
+def is_warm_start(source: str) -> bool:
+    """Whether a trial's source is a warm start: a baseline, which no race stops."""
+    return source.startswith(WARM_START)
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,13 @@ class TrialRecord:
         values: Objective by rung size. Of a stopped trial: what it would have been, estimated from what was scored.
         kept: By rung size, whether the model neither collapsed nor lost more than ``keep`` allows; a stopped trial is
             not kept.
-        collapsed: Tasks on which the merged model collapsed.
+        collapsed: Tasks on which the merged model collapsed, on any rung.
         merge_s: Seconds of this study spent on it; ``score_s`` alike.
         stopped: Why it was not scored on the whole first rung; None where it was.
         same_as: The earlier trial of the very same weights whose scores these are; None where it was scored itself.
         origin: "<run>#<number>" of the trial of another study whose scores these are.
+        collapsed_at: Task -> size of the rung on which it collapsed, where that was not the first; there the samples
+            of that rung alone hold the floor.
     """
 
     number: int
@@ -55,6 +65,7 @@ class TrialRecord:
     stopped: Literal["race", "collapsed"] | None = None
     same_as: int | None = None
     origin: str | None = None
+    collapsed_at: dict[str, int] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -73,7 +84,28 @@ class TrialRecord:
 
     @property
     def is_warm_start(self) -> bool:
-        return self.source.startswith("warm_start/")
+        return is_warm_start(self.source)
+
+    def collapsed_by(self, n_samples: int) -> list[str]:
+        """The tasks on which it had collapsed by the rung of n samples."""
+        return [task for task in self.collapsed if self.collapsed_at.get(task, 0) <= n_samples]
+
+    def scores_at(self, n_samples: int) -> dict[str, TaskScores]:
+        """What it is judged by on the rung of n samples: a task that had collapsed by then is at its floor."""
+        scores, fallen = head(self.scores, n_samples), self.collapsed_by(n_samples)
+        return {name: _at_floor(task) if name in fallen else task for name, task in scores.items()}
+
+    def at_first(self, n_samples: int) -> TrialRecord:
+        """The record as it was on the first rung, of n samples, before it climbed."""
+        return replace(
+            self,
+            n_samples=min(n_samples, self.n_samples),
+            values={n_samples: self.values[n_samples]},
+            kept={n_samples: self.kept[n_samples]},
+            collapsed=self.collapsed_by(n_samples),
+            collapsed_at={},
+            scores=self.scores_at(n_samples),
+        )
 
     def to_json(self) -> dict[str, Any]:
         data = {key: value for key, value in vars(self).items() if key not in ("scores", "values", "kept")}
@@ -100,6 +132,7 @@ class SearchResult:
         n_failed: Weight vectors given up after failing again and again.
         stopped_flat: Whether it ended before ``n_trials`` because the best no longer rose.
         gradient: Cost of the gradient warm start (n_evaluations, sample_cost); None where there was none.
+        gradient_s: Seconds it took.
         started: Begin of the first trial, ISO 8601 in UTC; ``finished``: end of the last.
     """
 
@@ -108,28 +141,43 @@ class SearchResult:
     n_failed: int
     stopped_flat: bool
     gradient: dict[str, float] | None
+    gradient_s: float
     started: str
     finished: str
 
     def to_json(self) -> dict[str, Any]:
-        """The summary that the later stages read; scores stay in the trials' files."""
-        n_adopted = sum(trial.origin is not None for trial in self.trials)
+        """The summary that the later stages read; scores stay in the trials' files.
+
+        ``n_run`` and ``n_stopped`` count what this study scored; not what another had, nor a copy of an earlier trial.
+        """
+        run = [trial for trial in self.trials if trial.origin is None and trial.same_as is None]
         return {
             "winner": {"number": self.winner.number, "weights": self.winner.weights, "value": self.winner.value},
             "trials": [trial.number for trial in self.trials],
-            "n_adopted": n_adopted,
-            "n_run": len(self.trials) - n_adopted,
+            "n_adopted": sum(trial.origin is not None for trial in self.trials),
+            "n_run": len(run),
             "n_collapsed": sum(bool(trial.collapsed) for trial in self.trials),
             "n_failed": self.n_failed,
-            "n_stopped": sum(trial.stopped is not None for trial in self.trials),
+            "n_stopped": sum(trial.stopped is not None for trial in run),
             "n_same": sum(trial.same_as is not None for trial in self.trials),
             "stopped_flat": self.stopped_flat,
             "gradient": self.gradient,
+            "gradient_s": self.gradient_s,
             "merge_s": sum(trial.merge_s for trial in self.trials),
             "score_s": sum(trial.score_s for trial in self.trials),
             "started": self.started,
             "finished": self.finished,
         }
+
+
+def head(scores: Mapping[str, TaskScores], n_samples: int) -> dict[str, TaskScores]:
+    """The first n samples of every task."""
+    return {name: task.head(n_samples) for name, task in scores.items()}
+
+
+def _at_floor(task: TaskScores) -> TaskScores:
+    metrics = {name: replace(s, values=(s.floor,) * len(s.values)) for name, s in task.metrics.items()}
+    return TaskScores(metrics, task.primary)
 
 
 def append_samples(task: TaskScores, more: TaskScores | None) -> TaskScores:

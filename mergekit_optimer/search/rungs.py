@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from mergekit_optimer.errors import SearchError
 from mergekit_optimer.recipe import SearchSection
-from mergekit_optimer.scores import collapsed, floored
-from mergekit_optimer.search.ledger import Ledger, head
+from mergekit_optimer.scores import TaskScores, collapsed, floored
+from mergekit_optimer.search.ledger import Ledger
 from mergekit_optimer.search.objective import needs_base
-from mergekit_optimer.search.records import Measured, MergeAndScore, TrialRecord, append_scores
+from mergekit_optimer.search.records import Measured, MergeAndScore, TrialRecord, append_scores, head
 
 log = logging.getLogger(__name__)
 
@@ -60,22 +60,34 @@ def _extend(ledger: Ledger, score: MergeAndScore, record: TrialRecord, n_samples
     # A trial of another study may have the samples already, and only the judgement of this one is missing.
     if record.n_samples < n_samples:
         measured = score(record.weights, ledger.trial_dir(record.number), record.n_samples, n_samples)
-    scores = append_scores(record.scores, measured.scores)
-    fallen = sorted({*record.collapsed, *collapsed(head(scores, n_samples))})
-    scores = floored(scores)
-    judgement = ledger.judge(scores, n_samples, record.weights)
+    whole = append_scores(record.scores, measured.scores)
+    fallen = [task for task in collapsed(head(whole, n_samples)) if task not in record.collapsed]
+    # The samples of the rungs below stay: the trials that were measured against them must find them again.
+    new = {name: _finite(task, name in fallen) for name, task in measured.scores.items()}
     longer = replace(
         record,
         n_samples=max(n_samples, record.n_samples),
-        values=record.values | {n_samples: judgement.value},
-        kept=record.kept | {n_samples: judgement.is_kept and not fallen},
-        collapsed=fallen,
+        collapsed=sorted([*record.collapsed, *fallen]),
+        collapsed_at=record.collapsed_at | dict.fromkeys(fallen, n_samples),
         merge_s=round(record.merge_s + measured.merge_s, 4),
         score_s=round(record.score_s + measured.score_s, 4),
-        scores=scores,
+        scores=append_scores(record.scores, new),
     )
+    judgement = ledger.judge(longer.scores_at(n_samples), n_samples, record.weights)
+    is_kept = judgement.is_kept and not longer.collapsed_by(n_samples)
+    values, kept = record.values | {n_samples: judgement.value}, record.kept | {n_samples: is_kept}
+    longer = replace(longer, values=values, kept=kept)
     ledger.write(longer)
     return longer
+
+
+def _finite(task: TaskScores, has_collapsed: bool) -> TaskScores:
+    """New samples as they are kept: at the floor where the task collapsed, else as measured."""
+    finite = floored({"": task})[""]
+    if has_collapsed:
+        return finite
+    # Worse than the floor by themselves, but not with the samples before.
+    return TaskScores(finite.metrics | {task.primary: task.metrics[task.primary]}, task.primary)
 
 
 def _kept_at(n_samples: int, records: list[TrialRecord]) -> list[TrialRecord]:

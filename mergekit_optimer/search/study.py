@@ -15,7 +15,7 @@ from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
 from mergekit_optimer.recipe import Recipe
 from mergekit_optimer.runs import RunDir
 from mergekit_optimer.scores import collapsed, floored
-from mergekit_optimer.search.adopt import adopt_trials
+from mergekit_optimer.search.adopt import WriteTrial, adopt_trials
 from mergekit_optimer.search.agenda import GRADIENT, Agenda
 from mergekit_optimer.search.flat import WINDOW, is_flat
 from mergekit_optimer.search.gradient import Slopes
@@ -25,7 +25,7 @@ from mergekit_optimer.search.objective import Judgement, needs_base
 from mergekit_optimer.search.progress import trial_line
 from mergekit_optimer.search.proposals import make_sampler
 from mergekit_optimer.search.race import Lap, score_in_chunks
-from mergekit_optimer.search.records import MergeAndScore, SearchResult, TrialRecord
+from mergekit_optimer.search.records import MergeAndScore, SearchResult, TrialRecord, is_warm_start
 from mergekit_optimer.search.rungs import climb, rank
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,13 @@ class Search:
         self._agenda = Agenda(self._study, self._ledger, self._spec, vectors, recipe.seed, slopes)
         self._started = time.monotonic()
 
-    def adopt(self, records: list[TrialRecord], origin: str) -> int:
-        """Take over the trials of a finished study of the same base, pool and dev samples; see ``adopt_trials``."""
-        return adopt_trials(self._study, self._ledger, self._spec, self._space(), records, origin)
+    def adopt(self, records: list[TrialRecord], origin: str, write_trial: WriteTrial | None = None) -> int:
+        """Take over the trials of a finished study of the same base, pool and dev samples; see ``adopt_trials``.
+
+        Args:
+            write_trial: Writes what a trial's folder holds besides its scores.
+        """
+        return adopt_trials(self._study, self._ledger, self._spec, self._space(), records, origin, write_trial)
 
     def run(self, rank_only: bool = False) -> SearchResult:
         """Bring the study to ``n_trials`` done trials, climb the rungs, and return the winner.
@@ -91,6 +95,7 @@ class Search:
             n_failed=given_up(self._study),
             stopped_flat=ended_flat,
             gradient=gradient and {key: gradient[key] for key in ("n_evaluations", "sample_cost")},
+            gradient_s=gradient.get("elapsed_s", 0.0) if gradient else 0.0,
             started=_utc(started),
             finished=_utc(finished),
         )
@@ -150,18 +155,18 @@ class Search:
 
     def _scored(self, number: int, weights: dict[str, float], source: str) -> tuple[TrialRecord, Judgement]:
         """Merge and score a weight vector, unless the very same one is scored already."""
-        twin = self._ledger.twin(weights, whole=source == "adopted" or source.startswith("warm_start/"))
+        first = self._ledger.first_rung
+        twin = self._ledger.twin(weights, whole=source == "adopted" or is_warm_start(source))
         if twin is not None:
-            judgement = self._ledger.judge(twin.scores, min(twin.n_samples, self._ledger.first_rung), weights)
-            same = replace(
-                twin, number=number, source=source, same_as=twin.number, origin=None, merge_s=0.0, score_s=0.0
-            )
-            return same, judgement
+            judgement = self._ledger.judge(twin.scores_at(first), min(twin.n_samples, first), weights)
+            self._ledger.copy_merge(twin.number, number)
+            # As the twin was before it climbed: a longer study must not differ from one run in one go.
+            same = replace(twin.at_first(first), number=number, source=source, same_as=twin.number, origin=None)
+            return replace(same, merge_s=0.0, score_s=0.0), judgement
         lap = self._lap(number, weights, source)
         fallen = collapsed(lap.measured.scores)
         scores = floored(lap.measured.scores)
         judgement = self._ledger.judge(scores, lap.n_samples, weights)
-        first = self._ledger.first_rung
         record = TrialRecord(
             number=number,
             weights=weights,
@@ -182,9 +187,13 @@ class Search:
         if not self._spec.race:
             return Lap(self._score(weights, trial_dir, 0, n_samples), n_samples)
         is_reference = needs_base(self._spec.objective) and not any(weights.values())
-        is_warm_start = source.startswith("warm_start/")
         return score_in_chunks(
-            self._score, self._ledger, weights, trial_dir, may_lose=not is_warm_start, may_collapse=not is_reference
+            self._score,
+            self._ledger,
+            weights,
+            trial_dir,
+            may_lose=not is_warm_start(source),
+            may_collapse=not is_reference,
         )
 
     def _fail(self, trial: Any, error: BaseException) -> None:
