@@ -1,4 +1,4 @@
-"""What is the machine's: memory that is left, and memory and disk that give out, told apart from wrong input."""
+"""What is the machine's: memory, disk and the user's cache; what gives out is told apart from wrong input."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from mergekit_optimer.errors import InfrastructureError
 
 # Only what writing runs into: a refused or failing read is another matter, with a file of its own to name.
 _DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def user_cache_dir() -> Path:
+    """What may be made again: ``$XDG_CACHE_HOME/mergekit-optimer``, of ~/.cache where that is not set."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergekit-optimer"
 
 
 @contextmanager

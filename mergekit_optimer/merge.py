@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from mergekit_optimer.errors import MergeError, NotFiniteError, OptimerError
+from mergekit_optimer.files import new_folder
 from mergekit_optimer.machine import disk_problem, memory_named
 from mergekit_optimer.method import METHOD, check_parameters, register
-from mergekit_optimer.runs import new_folder
 from mergekit_optimer.vectors import TensorFolder
 
 Label = Callable[[str], str]

@@ -1,18 +1,12 @@
-"""The run folder: every path of a run in one place, whole files only, and which stages are done.
+"""The run folder: every path of a run in one place, and which stages are done.
 
-Nothing here knows what a stage computes. Files are written beside their target and renamed, so a reader never sees
-half of one, whatever kills the writer.
+Nothing here knows what a stage computes.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
-import os
 import platform
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,111 +17,14 @@ from typing import Any
 
 import yaml
 
-from mergekit_optimer.errors import DiskError, RunFolderError
-from mergekit_optimer.machine import disk_problem
+from mergekit_optimer.errors import RunFolderError
+from mergekit_optimer.files import TEMPORARY, discard, read_json, write_json, write_text
 from mergekit_optimer.recipe import Recipe
 
 # Keys whose change keeps what a run has done: a study may be made longer, and the card may say something else.
 EXTENDABLE = ("search.n_trials", "publish")
-# Files and folders in the making start with this; what a killed process left of them is swept.
-TEMPORARY = ".tmp-"
 PACKAGES = ("mergekit-optimer", "mergekit", "torch", "transformers", "trl", "datasets", "safetensors", "optuna",
             "huggingface_hub", "lighteval")  # fmt: skip
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file at once: a temporary neighbour, flushed to disk, then a rename. Makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write plain data as JSON at once. NaN and Inf are refused: they are no JSON and no score."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file that this package wrote.
-
-    Raises:
-        RunFolderError: It is missing or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunFolderError(f"{path} is not there; run the stage that writes it first.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{path} is damaged ({error}); delete it and run the stage that writes it.") from error
-
-
-def content_hash(value: Any) -> str:
-    """SHA-256 (hex) of plain data; equal data hash equal whatever the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``target`` on success and vanishes on failure.
-
-    Raises:
-        RunFolderError: ``target`` exists: a folder used twice could keep a stale shard of an earlier model.
-        DiskError: The disk is full, or cannot be written.
-    """
-    if target.exists():
-        raise RunFolderError(f"{target} exists; delete it or name another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{TEMPORARY}{target.name}."))
-    try:
-        yield work
-        # Weight files are written with mode 0600 and the folder with 0700; a pool is shared.
-        os.chmod(work, 0o755)
-        for file in work.rglob("*"):
-            os.chmod(file, 0o755 if file.is_dir() else 0o644)
-        work.rename(target)
-    except BaseException as error:
-        shutil.rmtree(work, ignore_errors=True)
-        reason = disk_problem(error)
-        if reason is None:
-            raise
-        raise DiskError(
-            f"{target} cannot be written: {reason}. Mend that, then run the same command again: it goes on."
-        ) from error
-
-
-def discard(path: Path) -> None:
-    """Delete a folder or a file; nothing where there is none."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def link_folder(source: Path, target: Path) -> None:
-    """Make ``target`` a folder of the same files, linked where the file system can, else copied.
-
-    Links are safe here: a file of a run is replaced by a rename, never written into.
-
-    Raises:
-        RunFolderError: ``target`` exists.
-    """
-    with new_folder(target) as work:
-        for file in sorted(path for path in source.rglob("*") if path.is_file()):
-            place = work / file.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file, place)
-            except OSError:
-                shutil.copyfile(file, place)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -176,6 +73,11 @@ class RunDir:
         return self.root / "adopted.json"
 
     @property
+    def pushed_path(self) -> Path:
+        """What of this run lies on the Hub, and at which commit."""
+        return self.root / "pushed.json"
+
+    @property
     def best_dir(self) -> Path:
         return self.root / "best"
 
@@ -194,6 +96,11 @@ class RunDir:
     @property
     def report_path(self) -> Path:
         return self.root / "report" / "report.json"
+
+    @property
+    def figure_path(self) -> Path:
+        """The figure of the search, which the card shows."""
+        return self.root / "report" / "figures" / "search.png"
 
     @property
     def card_path(self) -> Path:
@@ -300,10 +207,20 @@ def read_run(root: Path, recipe: Recipe) -> RunDir:
     Raises:
         RunFolderError: There is no run, or it is another recipe's.
     """
+    run = enter_run(root)
+    _changed_keys(run, recipe.canonical())
+    return run
+
+
+def enter_run(root: Path) -> RunDir:
+    """Enter a run folder that is there, whatever recipe it was made with.
+
+    Raises:
+        RunFolderError: There is no run.
+    """
     run = RunDir(root.resolve())
     if not run.manifest_path.exists():
         raise RunFolderError(f"{run.root} holds no run; `mergekit-optimer run` makes one.")
-    _changed_keys(run, recipe.canonical())
     return run
 
 

@@ -71,6 +71,12 @@ def make_model(
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The user's cache is neither read nor written."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A maker of tiny model folders: tiny_model("name", arch="qwen3", seed=1, tied=False, dtype="bfloat16")."""

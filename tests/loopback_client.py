@@ -66,11 +66,16 @@ def running_client(url: str, home: Path, **environment: str) -> Iterator[Client]
 
 
 def serve() -> None:
-    """Answer calls: {do: "pull" | "rows" | "run", ...} -> {label, path | value, waits, log | error, type, text}.
+    """Answer calls: {do: "pull" | "push" | "ask" | "rows" | "run", ...} -> what came of it, waits, log.
 
-    "pull" takes repo, revision, kind, home, token, timeout_s, n_tries, free_bytes, n_parallel, file_limit;
+    "pull" takes repo, revision, kind, home, token, timeout_s, n_tries, free_bytes, n_parallel, file_limit,
+    allow_pickle, files;
+    "push" takes uploads (repo, files as text or {"path": ...}, title, private, marker), token, timeout_s, n_tries,
+    n_parallel, forbidden_texts, plan_only;
+    "ask" takes name and arguments of one of our functions, n_tries, home: hub.resolve or hub.list_collection;
     "rows" takes repo and revision of a dataset, and uses the process's own cache;
-    "run" takes code (an expression over api, the HfApi), token.
+    "run" takes code (an expression over api, the HfApi), token;
+    "cli" takes words and cwd, and answers {status, out, err} as the command line would.
     """
     import logging
 
@@ -89,7 +94,9 @@ def serve() -> None:
             os.environ["HF_TOKEN"] = call["token"]
         answer: dict[str, Any] = {}
         try:
-            answer = {"pull": _pull, "rows": _rows, "run": _run}[call["do"]](call, waits)
+            answer = {"pull": _pull, "push": _push, "ask": _ask, "rows": _rows, "run": _run, "cli": _cli}[call["do"]](
+                call, waits
+            )
         except Exception as error:
             answer = {"error": str(error), "type": type(error).__name__, "text": traceback.format_exc()}
         print(json.dumps(answer | {"waits": waits, "log": log}, default=str), flush=True)
@@ -102,6 +109,7 @@ def _pull(call: dict[str, Any], waits: list[float]) -> dict[str, Any]:
     from mergekit_optimer.recipe import ModelSource, Recipe, TextSource
 
     source = ModelSource if call.get("kind", "model") == "model" else TextSource
+    extra = {"allow_pickle": True} if call.get("allow_pickle") else {}
     patience = Patience(
         n_tries=call.get("n_tries", 4), timeout_s=call.get("timeout_s", 20), sleep=lambda wait_s: waits.append(wait_s)
     )
@@ -114,12 +122,46 @@ def _pull(call: dict[str, Any], waits: list[float]) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (call["file_limit"], resource.RLIM_INFINITY))
     try:
         found = locate(
-            source(repo=call["repo"], revision=call.get("revision")), Recipe.model_construct(folder=Path()),
-            call.get("kind", "model"), options,
+            source(repo=call["repo"], revision=call.get("revision"), **extra), Recipe.model_construct(folder=Path()),
+            call.get("kind", "model"), options, tuple(call.get("files", ())) or None,
         )  # fmt: skip
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return {"label": found.label, "path": str(found.path)}
+
+
+def _push(call: dict[str, Any], waits: list[float]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from mergekit_optimer.hub import Patience, PushOptions, Upload, plan_push, push
+
+    patience = Patience(
+        n_tries=call.get("n_tries", 4), timeout_s=call.get("timeout_s", 20), sleep=lambda wait_s: waits.append(wait_s)
+    )
+    options = PushOptions(patience, tuple(call.get("forbidden_texts", ())), call.get("n_parallel", 1))
+    uploads = [
+        Upload(**upload | {"files": {
+            name: Path(content["path"]) if isinstance(content, dict) else content.encode()
+            for name, content in upload["files"].items()
+        }})
+        for upload in call["uploads"]
+    ]  # fmt: skip
+    plans = plan_push(uploads, options)
+    planned = [
+        {"exists": plan.exists, "head": plan.head, "sent": [file.path for file in plan.sent],
+         "kept": [file.path for file in plan.kept], "removed": plan.removed, "size_bytes": plan.size_bytes}
+        for plan in plans
+    ]  # fmt: skip
+    pushed = [] if call.get("plan_only") else push(plans, options)
+    return {"plans": planned, "value": [asdict(done) for done in pushed]}
+
+
+def _ask(call: dict[str, Any], waits: list[float]) -> dict[str, Any]:
+    from mergekit_optimer import hub
+
+    patience = hub.Patience(n_tries=call.get("n_tries", 4), timeout_s=20, sleep=lambda wait_s: waits.append(wait_s))
+    options = hub.PullOptions(patience, Path(call["home"]) / "hub", Path(call["home"]) / "records")
+    return {"value": getattr(hub, call["name"])(*call["arguments"], options)}
 
 
 def _rows(call: dict[str, Any], _: list[float]) -> dict[str, Any]:
@@ -134,6 +176,20 @@ def _run(call: dict[str, Any], _: list[float]) -> dict[str, Any]:
     import huggingface_hub
 
     return {"value": eval(call["code"], {"api": huggingface_hub.HfApi(), "hub": huggingface_hub, "Path": Path})}
+
+
+def _cli(call: dict[str, Any], _: list[float]) -> dict[str, Any]:
+    from click.testing import CliRunner
+
+    from mergekit_optimer.cli import cli
+    from mergekit_optimer.errors import OptimerError
+
+    os.chdir(call["cwd"])
+    result = CliRunner().invoke(cli, call["words"], input=call.get("input"))
+    if result.exception is not None and not isinstance(result.exception, SystemExit | OptimerError):
+        raise result.exception
+    sentence = f"error: {result.exception}\n" if isinstance(result.exception, OptimerError) else ""
+    return {"status": result.exit_code, "out": result.stdout, "err": result.stderr + sentence}
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from loopback_client import Client, running_client
 from loopback_hub import LoopbackHub, running_hub
+from loopback_push import Pusher
 from loopback_repos import ANN, BASE, BEN, Repo, User
 
 
@@ -42,3 +44,8 @@ def hub(one_hub: LoopbackHub) -> LoopbackHub:
 def base(hub: LoopbackHub) -> Repo:
     """org/base, a model of three files."""
     return hub.state.add_repo("org/base", BASE)
+
+
+@pytest.fixture
+def push(hub: LoopbackHub, client: Client, tmp_path: Path) -> Pusher:
+    return Pusher(client, hub, tmp_path)

@@ -8,7 +8,8 @@
         hub.state.requests  # every request that came
 
 Large files are answered by a redirect to a second server (another origin, as the real Hub's CDN) where ``with_cdn``.
-It imitates what the client relies on: statuses, X-Error-Code, hashes, pages. It knows no Xet, pull requests or spaces.
+It imitates what the client relies on: statuses, X-Error-Code, hashes, pages. It knows no pull requests or spaces, and
+of Xet only the way to a folder.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         trouble = fault.does if fault else None
         if trouble in ("close", "hang"):
             if trouble == "hang":
+                self.server.stalled.set()
                 self.server.released.wait(60)
             self.close_connection = True
         elif fault and isinstance(trouble, int):
@@ -125,6 +127,9 @@ class LoopbackHub(ThreadingHTTPServer):
         """Begin anew: no users, repositories, faults and requests."""
         self.state = self.storage.state = HubState()
         self.requests, self.storage.requests = [], []
+        for server in (self, self.storage):
+            server.stalled.clear()
+            server.released.clear()
         self.storage.knows_ranges = True
 
     def shutdown_request(self, request: Any) -> None:

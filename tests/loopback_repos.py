@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Kind = Literal["model", "dataset"]
@@ -24,11 +25,12 @@ _LARGE_BYTES = 10 * 2**20
 
 @dataclass(frozen=True)
 class User:
-    """Whom a token stands for; a member of its own name and of its organisations."""
+    """Whom a token stands for; a member of its own name and of its organisations, a reader in others."""
 
     name: str
-    role: Literal["write", "read"] = "write"
+    role: Literal["write", "read", "fineGrained"] = "write"
     orgs: tuple[str, ...] = ()
+    read_orgs: tuple[str, ...] = ()
 
     def is_member(self, namespace: str) -> bool:
         return namespace == self.name or namespace in self.orgs
@@ -132,6 +134,16 @@ class Fault:
     times: float = 1
     headers: dict[str, str] = field(default_factory=dict)
 
+    def has_come(self, seen: Seen) -> bool:
+        """Whether it is this request's turn; counts it."""
+        if not re.fullmatch(self.method, seen.method) or not re.search(self.path, seen.path):
+            return False
+        if self.after > 0:
+            self.after -= 1
+            return False
+        self.times -= 1
+        return self.times >= 0
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -157,7 +169,11 @@ class HubState:
         users: By token.
         repos: By kind and id.
         large_files: What was uploaded to LFS, by SHA-256.
+        unverified: Which of them the client has not confirmed, so that they do not count yet.
         collections: What GET /api/collections/<slug> answers, by slug.
+        xet_dir: Where a client puts large files with Xet, as into a storage; None for a Hub without.
+        ignored: Files that preupload says are to be ignored, as a .gitignore would.
+        events: What somebody else does before a request is answered.
         requests: All that came, in order; ``faults`` answered them where they matched.
         page_size: Entries of a tree on one page.
         pages_at: Where the next page is said to be, instead of here.
@@ -166,7 +182,11 @@ class HubState:
     users: dict[str, User] = field(default_factory=dict)
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     large_files: dict[str, bytes] = field(default_factory=dict)
+    unverified: set[str] = field(default_factory=set)
     collections: dict[str, dict[str, object]] = field(default_factory=dict)
+    xet_dir: Path | None = None
+    ignored: set[str] = field(default_factory=set)
+    events: list[tuple[Fault, Callable[[], object]]] = field(default_factory=list)
     requests: list[Seen] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     page_size: int = 1000
@@ -187,15 +207,15 @@ class HubState:
         named = {name.replace("_", "-").title(): value for name, value in headers.items()}
         self.faults.append(Fault(method, path, does, nth - 1, times, named))
 
+    def before(self, method: str, path: str, does: Callable[[], object], nth: int = 1) -> None:
+        """Plan something that is done once, before the nth match is answered."""
+        self.events.append((Fault(method, path, "close", nth - 1), does))
+
     def fault_for(self, seen: Seen) -> Fault | None:
         """Note a request, and return what is to go wrong with it."""
         with self.lock:
             self.requests.append(seen)
-            for fault in self.faults:
-                if re.fullmatch(fault.method, seen.method) and re.search(fault.path, seen.path):
-                    if fault.after > 0:
-                        fault.after -= 1
-                    elif fault.times > 0:
-                        fault.times -= 1
-                        return fault
-        return None
+            for event, does in self.events:
+                if event.has_come(seen):
+                    does()
+            return next((fault for fault in self.faults if fault.has_come(seen)), None)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,8 @@ def whoami(request: Request) -> Answer:
     user = request.user
     if user is None:
         raise RefusalError(401, "Invalid username or password.")
-    orgs = [{"name": name, "type": "org"} for name in user.orgs]
+    orgs = [{"name": name, "type": "org", "roleInOrg": "write"} for name in user.orgs]
+    orgs += [{"name": name, "type": "org", "roleInOrg": "read"} for name in user.read_orgs]
     token = {"displayName": "test", "role": user.role}
     return Answer(body={"type": "user", "name": user.name, "orgs": orgs, "auth": {"accessToken": token}})
 
@@ -178,7 +180,8 @@ def preupload(request: Request) -> Answer:
         path, old = file["path"], there.get(file["path"])
         mode = "lfs" if is_large(path, file["size"]) else "regular"
         oid = old.etag if old else None
-        files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        files.append({"path": path, "uploadMode": mode, "shouldIgnore": path in request.state.ignored,
+                      "oid": oid})  # fmt: skip
     return Answer(body={"files": files})
 
 
@@ -189,7 +192,8 @@ def lfs_batch(request: Request) -> Answer:
     for item in request.data["objects"]:
         upload = {"href": f"{request.hub.storage.url}/lfs/{item['oid']}?signature=good"}
         actions = {"upload": upload, "verify": {"href": f"{request.hub.url}/lfs-verify"}}
-        new = {} if item["oid"] in request.state.large_files else {"actions": actions}
+        is_there = item["oid"] in request.state.large_files and item["oid"] not in request.state.unverified
+        new = {} if is_there else {"actions": actions}
         objects.append({"oid": item["oid"], "size": item["size"]} | new)
     return Answer(body={"transfer": "basic", "objects": objects})
 
@@ -199,6 +203,7 @@ def lfs_put(request: Request) -> Answer:
     if hashlib.sha256(request.body).hexdigest() != request.groups["oid"]:
         raise RefusalError(400, "content does not match oid")
     request.state.large_files[request.groups["oid"]] = request.body
+    request.state.unverified.add(request.groups["oid"])
     return Answer(headers={"ETag": f'"{request.groups["oid"]}"'})
 
 
@@ -212,7 +217,18 @@ def lfs_verify(request: Request) -> Answer:
     content = request.state.large_files.get(request.data["oid"])
     if content is None or len(content) != request.data["size"]:
         raise RefusalError(404, "object was not uploaded")
+    request.state.unverified.discard(request.data["oid"])
     return Answer(body={})
+
+
+@route("GET", f"{API}/xet-write-token/(?P<revision>[^/]+)")
+def xet_write_token(request: Request) -> Answer:
+    request.check_write(request.repo.namespace)
+    if request.state.xet_dir is None:
+        raise RefusalError(404, "no Xet here")
+    expiry, place = int(time.time()) + 3600, f"local://{request.state.xet_dir}"
+    headers = {"X-Xet-Cas-Url": place, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(expiry)}
+    return Answer(body={"casUrl": place, "accessToken": "xet", "exp": expiry}, headers=headers)
 
 
 @route("POST", f"{API}/commit/(?P<revision>[^/]+)")
@@ -230,7 +246,7 @@ def commit(request: Request) -> Answer:
             case "file":
                 changes[value["path"]] = base64.b64decode(value["content"])
             case "lfsFile":
-                if value["oid"] not in request.state.large_files:
+                if value["oid"] not in request.state.large_files or value["oid"] in request.state.unverified:
                     raise RefusalError(400, "LFS pointer pointed to a file that does not exist")
                 changes[value["path"]] = request.state.large_files[value["oid"]]
             case "deletedFile":

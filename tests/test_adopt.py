@@ -10,7 +10,7 @@ import pytest
 from bowl import VECTORS, Bowl, bits, make, trail
 
 from mergekit_optimer.errors import SearchError
-from mergekit_optimer.runs import read_json
+from mergekit_optimer.files import read_json
 from mergekit_optimer.search import TrialRecord
 
 EN = {"mean": ["en"]}

@@ -1,4 +1,4 @@
-"""The model card: what it says, that its numbers are the report's, and that nobody else's text becomes markup."""
+"""The merged model's card: what it says, that its numbers are the report's, and that no text becomes markup."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from markdown_it import MarkdownIt
 
 from mergekit_optimer.cards import environment, escape_markdown, render_model_card
 from mergekit_optimer.errors import OptimerError
-from mergekit_optimer.report import ReportData, build_report
+from mergekit_optimer.files import write_text
+from mergekit_optimer.plots import search_figure
+from mergekit_optimer.report import ReportData, TrialFacts, build_report
 from mergekit_optimer.report.numbers import (
     format_difference,
     format_duration,
@@ -29,7 +30,6 @@ from mergekit_optimer.report.numbers import (
     format_weight,
 )
 from mergekit_optimer.resources import _folder, hub_cards_dir, recipes_dir
-from mergekit_optimer.runs import write_text
 
 NASTY = [
     'x"]\n---\nlicense: mit',
@@ -49,8 +49,8 @@ def front_matter(card: str) -> dict[str, Any]:
 def table_cells(card: str) -> list[str]:
     """All body cells of the card's tables, as a Markdown reader shows them."""
     tokens = MarkdownIt("commonmark").enable("table").parse(card.split("---\n", 2)[2])
-    cells = [after.content for token, after in pairwise(tokens) if token.type == "td_open"]
-    return [unescape(re.sub(r"\\(.)", r"\1", cell)) for cell in cells]
+    cells = [after.children or [] for token, after in pairwise(tokens) if token.type == "td_open"]
+    return ["".join(part.content for part in cell) for cell in cells]
 
 
 def strings_in(value: Any) -> set[str]:
@@ -58,7 +58,8 @@ def strings_in(value: Any) -> set[str]:
         return set().union(*(strings_in(key) | strings_in(child) for key, child in value.items()), set())
     if isinstance(value, list | tuple):
         return set().union(*(strings_in(child) for child in value), set())
-    return {value} if isinstance(value, str) else set()
+    # A place on the Hub is shown with seven digits of its commit.
+    return {value, re.sub(r"@([0-9a-f]{7})[0-9a-f]{33}$", r"@\1", value)} if isinstance(value, str) else set()
 
 
 def numbers_of(report: ReportData) -> set[str]:
@@ -78,8 +79,9 @@ def numbers_of(report: ReportData) -> set[str]:
     }
     for vector in report.vectors:
         texts.add(format_weight(vector.weight))
-        texts |= {format_number(number) for number in (vector.n_tokens, vector.n_steps, vector.learning_rate,
-                                                       vector.relative_norm, vector.applied_fraction)}  # fmt: skip
+        numbers = (vector.n_tokens, vector.n_steps, vector.learning_rate, vector.norm, vector.relative_norm,
+                   vector.applied_fraction)  # fmt: skip
+        texts |= {format_number(number) for number in numbers}
         texts |= {format_number(end) for end in report.search.intervals[vector.name]}
     search = report.search
     texts |= {
@@ -105,9 +107,17 @@ def test_example_card_is_what_the_templates_make_of_its_report(folder: Path, req
     card = render_model_card(report)
     if request.config.getoption("--write-cards"):
         write_text(folder / "README.md", card)
+        if report.trials:
+            search_figure(report, folder / "search.png")
     assert card == (folder / "README.md").read_text(encoding="utf-8"), (
         "The templates make another card; if that is meant: python -m pytest tests/test_cards.py --write-cards"
     )
+
+
+def test_a_figure_that_an_example_shows_is_there() -> None:
+    for folder in examples():
+        shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (folder / "README.md").read_text(encoding="utf-8"))
+        assert all((folder / name).is_file() for name in shown)
 
 
 @pytest.mark.parametrize("folder", examples(), ids=lambda folder: folder.name)
@@ -129,10 +139,15 @@ def test_a_changed_number_in_a_table_would_be_found(report_inputs: dict[str, Any
 
 
 def test_metadata_says_what_the_hub_needs(report_inputs: dict[str, Any]) -> None:
-    report_inputs["vectors"][0] = replace(report_inputs["vectors"][0], repo="org/dv-math", own_base_repo="org/other")
-    assert front_matter(render_model_card(build_report(**report_inputs))) == {
+    report_inputs["vectors"][0] = replace(
+        report_inputs["vectors"][0], repo="org/dv-math", own_base_repo="org/other", dataset_repo="org/math"
+    )
+    head = front_matter(render_model_card(build_report(**report_inputs)))
+    del head["model-index"]
+    assert head == {
         "base_model": ["example-org/base", "org/dv-math", "org/other"],
         "base_model_relation": "merge",
+        "datasets": ["org/math"],
         "language": ["ja", "en"],
         "library_name": "transformers",
         "license": "apache-2.0",
@@ -147,6 +162,70 @@ def test_metadata_is_read_by_the_hubs_own_card_class(report_inputs: dict[str, An
     card = ModelCard(render_model_card(build_report(**report_inputs)))
     assert card.data.base_model == ["example-org/base"]
     assert card.data.license == "apache-2.0"
+
+
+def test_held_out_scores_are_read_by_the_hub_as_results_of_each_task(report_inputs: dict[str, Any]) -> None:
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(render_model_card(build_report(**report_inputs))).data
+    assert data.model_name == "three-vectors"
+    assert [(result.dataset_name, result.metric_type, result.metric_value) for result in data.eval_results or []] == [
+        ("choice_math", "gold_ll", -1.006),
+        ("code", "bits_per_byte", 1.81),
+        ("ja", "bits_per_byte", 1.719),
+    ]
+    # As the table has it, so that the two never say different things.
+    assert "| winner | -1.006 ± 0.022 | 1.810 ± 0.021 | 1.719 ± 0.022 |" in str(
+        render_model_card(build_report(**report_inputs))
+    )
+
+
+def test_vectors_and_data_on_the_hub_are_links_to_their_commit(report_inputs: dict[str, Any]) -> None:
+    report_inputs["vectors"][0] = replace(
+        report_inputs["vectors"][0], repo="org/dv-math", revision="abc1234" + "0" * 33, own_base="other@1",
+        dataset_repo="org/math", dataset_revision="1" * 40,
+    )  # fmt: skip
+    card = render_model_card(build_report(**report_inputs))
+    commit = "abc1234" + "0" * 33
+    assert f"| [org/dv-math@abc1234](https://huggingface.co/org/dv-math/tree/{commit}) over other@1 |" in card
+    assert f"| [org/math@1111111](https://huggingface.co/datasets/org/math/tree/{'1' * 40}) |" in card
+    assert "| checkpoint ja | ja.train.jsonl.xz |" in card
+
+
+@pytest.mark.parametrize("revision", ["main", "1" * 39, "1" * 40 + ")", None])
+@pytest.mark.parametrize("repo", ["org/dv", "../x", "a/b/c", "org/dv](http://e.com)"])
+def test_only_a_repository_at_a_commit_becomes_a_link(
+    report_inputs: dict[str, Any], repo: str, revision: str | None
+) -> None:
+    report_inputs["vectors"][0] = replace(report_inputs["vectors"][0], repo=repo, revision=revision)
+    card = render_model_card(build_report(**report_inputs))
+    assert "| checkpoint math |" in card
+    assert "(http://e.com)" not in card
+
+
+def on_the_hub(report_inputs: dict[str, Any]) -> dict[str, Any]:
+    """The invented pool with every vector in a repository."""
+    vectors = [replace(v, repo=f"org/dv-{v.name}", revision="1" * 40, is_delta=True) for v in report_inputs["vectors"]]
+    return report_inputs | {"vectors": vectors}
+
+
+def test_the_command_that_makes_the_merge_stands_there_where_every_part_is_on_the_hub(
+    report_inputs: dict[str, Any],
+) -> None:
+    command = "```bash\nmergekit-optimer merge example-org/three-vectors ./merged\n```"
+    assert command in render_model_card(build_report(**on_the_hub(report_inputs)))
+    assert command not in render_model_card(build_report(**report_inputs))
+    # A checkpoint is there, its vector is not.
+    unmade = [replace(vector, is_delta=False) for vector in on_the_hub(report_inputs)["vectors"]]
+    branch = replace(report_inputs["base"], revision=None)
+    for change in ({"repo": None}, {"base": branch}, {"vectors": unmade}):
+        assert "./merged" not in render_model_card(build_report(**on_the_hub(report_inputs) | change))
+
+
+def test_the_search_is_shown_where_its_trials_are_known(report_inputs: dict[str, Any]) -> None:
+    assert "search.png" not in render_model_card(build_report(**report_inputs))
+    report_inputs["trials"] = [TrialFacts(0, 0.1, "warm_start")]
+    assert "](search.png)\n" in render_model_card(build_report(**report_inputs))
 
 
 def test_local_models_are_never_listed_as_base_models(report_inputs: dict[str, Any]) -> None:
@@ -192,7 +271,7 @@ def test_text_from_a_recipe_or_pool_stays_text(report_inputs: dict[str, Any], te
         assert markup not in outside_code
     assert re.search(r"(?<![\d.,])49(?![\d.,])", html) is None
     rows = [line for line in card.splitlines() if line.startswith("| ja ") and "searched" not in line]
-    assert any(len(re.findall(r"(?<!\\)\|", row)) == 11 for row in rows)
+    assert any(len(re.findall(r"(?<!\\)\|", row)) == 12 for row in rows)
 
 
 def test_local_paths_and_tokens_do_not_reach_the_card(report_inputs: dict[str, Any]) -> None:

@@ -16,10 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mergekit_optimer"
 # Imports only go up this list: a module may use those above it.
 LAYERS = [
-    "errors", "machine", "resources", "recipe", "runs", "scores", "hub", "corpora", "vectors", "kernel", "method",
-    "train", "merge", "resident", "tasks", "evaluate", "search", "compare", "report", "cards", "pipeline", "cli",
+    "errors", "machine", "resources", "files", "recipe", "runs", "scores", "hub", "corpora", "vectors", "kernel",
+    "method", "train", "merge", "resident", "tasks", "evaluate", "search", "compare", "report", "plots", "cards",
+    "pipeline", "cli",
 ]  # fmt: skip
-HEAVY = {"torch", "transformers", "trl", "datasets", "lighteval", "mergekit", "optuna", "accelerate", "pyarrow"}
+HEAVY = {"torch", "transformers", "trl", "datasets", "lighteval", "mergekit", "optuna", "accelerate", "pyarrow", "peft",
+         "matplotlib"}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loopback_client import Client, running_client
@@ -325,3 +326,73 @@ def test_a_run_sees_one_commit_of_a_moving_branch(hub: LoopbackHub, client: Clie
         repo.commit({"train.jsonl": b'{"text": "two"}\n'})
         hub.state.requests.clear()
     assert asked(hub) == []
+
+
+def ask(client: Client, home: Path, name: str, *arguments: str | None) -> dict[str, Any]:
+    return client.call(do="ask", name=name, arguments=arguments, home=home)
+
+
+def test_a_revision_is_resolved_and_nothing_fetched_or_noted(
+    hub: LoopbackHub, base: Repo, client: Client, tmp_path: Path
+) -> None:
+    base.tags["v1"] = base.head
+    for revision in ("main", "v1", None):
+        assert ask(client, tmp_path, "resolve", "org/base", revision, "model")["value"] == base.head
+    assert asked(hub) == [f"GET /api/models/org/base/revision/{name}" for name in ("main", "v1", "main")]
+    assert ask(client, tmp_path, "resolve", "org/base", "0" * 40, "model")["value"] == "0" * 40
+    assert asked(hub) == []
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_revision_that_cannot_be_resolved_is_told_with_the_cached_commit(
+    hub: LoopbackHub, base: Repo, client: Client, tmp_path: Path
+) -> None:
+    hub.state.fail("GET", "/revision/", 503, times=99)
+    error = ask(client, tmp_path, "resolve", "org/base", "main", "model")["error"]
+    assert error.startswith("Which commit org/base@main is at cannot be asked (4 tries failed, the last with 503")
+    hub.state.faults.clear()
+    client.call(do="pull", repo="org/base", revision="main", home=tmp_path)
+    hub.state.fail("GET", "/revision/", 503, times=99)
+    error = ask(client, tmp_path, "resolve", "org/base", "main", "model")["error"]
+    assert error.endswith(f"The cache has it as of {base.head}: set that as its revision to use it.")
+    assert ask(client, tmp_path, "resolve", "org/a/b", "main", "model")["type"] == "HubError"
+
+
+def item(id: str, kind: str = "model") -> dict[str, Any]:
+    return {"_id": id, "id": id, "type": kind, "position": 0}
+
+
+def test_a_collection_gives_its_models_in_order(hub: LoopbackHub, client: Client, tmp_path: Path) -> None:
+    items = [item("org/dv-zh"), item("org/text", "dataset"), item("org/dv-ja"), item("org/dv-zh")]
+    hub.state.collections["org/pool-123"] = {"items": items}
+    hub.state.fail("GET", "/collections/", 503)
+    answer = ask(client, tmp_path, "list_collection", "org/pool-123")
+    assert (answer["value"], answer["waits"]) == (["org/dv-zh", "org/dv-ja"], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("slug", "words"),
+    [
+        ("org/none-1", "The collection org/none-1 does not exist or is private: check its address"),
+        ("../models/org", "../models/org is no collection: name it as the end of its address"),
+        ("https://huggingface.co/collections/org/pool-1", "is no collection: name it as the end of its address"),
+        ("org/empty-1", "The collection org/empty-1 holds no models"),
+        ("org/bad-1", "The collection org/bad-1 lists '../../x', which is no repository name"),
+    ],
+)
+def test_what_is_no_collection_of_models_is_told(
+    hub: LoopbackHub, client: Client, tmp_path: Path, slug: str, words: str
+) -> None:
+    hub.state.collections["org/empty-1"] = {"items": [item("org/text", "dataset")]}
+    hub.state.collections["org/bad-1"] = {"items": [item("../../x")]}
+    assert words in ask(client, tmp_path, "list_collection", slug)["error"]
+
+
+def test_names_that_are_one_file_on_some_disks_are_refused(hub: LoopbackHub, client: Client, tmp_path: Path) -> None:
+    hub.state.add_repo("org/base", BASE | {"Config.json": b"[]"})
+    error = client.call(do="pull", repo="org/base", home=tmp_path)["error"]
+    assert error == (
+        "org/base has Config.json and config.json, which are one file on some disks; nothing was fetched. Tell "
+        "its owner."
+    )
+    assert not any("/resolve/" in request for request in asked(hub))

@@ -31,7 +31,7 @@ def run(client: Client, code: str, token: str | None = ANN) -> Any:
 
 def test_a_token_stands_for_its_user(hub: LoopbackHub, client: Client) -> None:
     code = "[api.whoami()[key] for key in ('name', 'orgs')]"
-    assert run(client, code) == ["ann", [{"name": "org", "type": "org"}]]
+    assert run(client, code) == ["ann", [{"name": "org", "type": "org", "roleInOrg": "write"}]]
     assert run(client, "api.whoami()['auth']['accessToken']['role']", BEN) == "read"
     assert "Invalid user token" in run(client, code, "hf_nobody")
     assert hub.state.requests[0].token == ANN

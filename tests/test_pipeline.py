@@ -75,6 +75,14 @@ def test_a_run_makes_everything_it_promises(finished: Path, micro_recipe: Path) 
     assert "- mergekit-optimer" in card
     assert str(finished) not in card
     assert str(micro_recipe.parent) not in card
+    assert "](search.png)" in card
+    figure = (finished / "report/figures/search.png").read_bytes()
+    assert figure == (finished / "card/search.png").read_bytes() == (finished / "best/model/search.png").read_bytes()
+    shown = [(trial["number"], trial["kind"], trial["state"]) for trial in report["trials"]]
+    assert shown[:5] == [(number, "warm_start", "scored") for number in range(5)]
+    assert len((finished / "report/figures/search.csv").read_text().splitlines()) == 1 + len(shown) == 7
+    # The first trial is all weights 0: the base model itself.
+    assert report["search"]["base_value"] == report["trials"][0]["value"]
     assert len(list((finished / "trials").glob("*/scores.json"))) == 6
     assert not list((finished / "trials").glob("*/model"))
     assert not [path for path in finished.rglob("*") if path.name.startswith(".tmp-")]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from bowl import VECTORS, Bowl, bits, make, recipe, trail
 
+from mergekit_optimer.files import read_json
 from mergekit_optimer.recipe import Objective
-from mergekit_optimer.runs import read_json
 from mergekit_optimer.scores import MetricSamples, TaskScores
 from mergekit_optimer.search import TrialRecord, warm_start_weights
 from mergekit_optimer.search.objective import paired_difference

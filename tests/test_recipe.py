@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from mergekit_optimer.errors import RecipeError, RunFolderError
+from mergekit_optimer.files import new_folder, read_json, write_json, write_text
 from mergekit_optimer.recipe import Recipe, load_recipe
-from mergekit_optimer.runs import RunDir, new_folder, open_run, read_json, write_json, write_text
+from mergekit_optimer.runs import RunDir, open_run
 
 GOOD: dict[str, Any] = {
     "name": "demo",
@@ -119,7 +120,28 @@ def test_warm_start_gradient_is_short_for_adding_it_to_the_warm_starts(tmp_path:
         ({"publish": {"language": [False]}}, "publish.language.0: YAML reads yes, no, on and off"),
         ({"base_model": {"repo": "org/base"}}, "base_model: give either path or repo"),
         ({"base_model": {"revision": "abc"}}, "revision belongs to repo"),
-        ({"vectors": {"it": {}}}, "vectors.it: give exactly one of dataset, checkpoint, delta"),
+        ({"vectors": {"it": {}}}, "vectors.it: give exactly one of dataset, checkpoint, adapter, delta"),
+        (
+            {"vectors": {"it": {"adapter": {"path": "lora"}, "delta": {"path": "dv"}}}},
+            "vectors.it: give exactly one of dataset, checkpoint, adapter, delta",
+        ),
+        (
+            {"vectors": {"it": {"delta": {"path": "dv"}, "base": {"path": "b"}}}},
+            "vectors.it: base belongs to checkpoint or adapter",
+        ),
+        (
+            {"vectors": {"it": {"adapter": {"path": "lora", "trust_remote_code": True}}}},
+            "vectors.it: an adapter ships no code; trust_remote_code belongs to its base",
+        ),
+        (
+            {"vectors": {"it": {"checkpoint": {"repo": "org/it", "trust_remote_code": True}}}},
+            "checkpoint: trust_remote_code runs code of that repository: pin it with revision: <commit sha>",
+        ),
+        (
+            {"vectors": {"it": {"checkpoint": {"repo": "o/it", "revision": "main", "trust_remote_code": True}}}},
+            "pin it with revision: <commit sha>",
+        ),
+        ({"vectors": {"it": {"delta": {"path": "dv", "allow_pickle": True}}}}, "delta.allow_pickle: unknown key"),
         ({"vectors": {"it": {"dataset": "zh"}}}, "vectors.it: dataset 'zh' is not in train.datasets"),
         ({"vectors": {"../../etc": {"dataset": "ja"}}}, "string should match pattern"),
         ({"name": "../other"}, "name: string should match pattern"),
@@ -132,6 +154,18 @@ def test_warm_start_gradient_is_short_for_adding_it_to_the_warm_starts(tmp_path:
         ({"publish": {"repo": "../model"}}, "'../model' is no repository"),
         ({"publish": {"repo": "model"}}, "'model' is no repository"),
         ({"publish": {"repo": "me/a b"}}, "'me/a b' is no repository"),
+        ({"publish": {"pool": "pool"}}, "publish.pool: 'pool' is no repository"),
+        ({"publish": {"vectors": "org"}}, "publish.vectors: 'org' begins no repository; write owner/ or owner/prefix-"),
+        ({"publish": {"vectors": "../dv-"}}, "'../dv-' begins no repository"),
+        ({"publish": {"checkpoints": "a/b/c-"}}, "'a/b/c-' begins no repository"),
+        (
+            {"publish": {"checkpoints": "org/m-", "vectors": "org/M-"}},
+            "publish: vector ja and checkpoint ja would be one repository, org/m-ja",
+        ),
+        (
+            {"publish": {"vectors": "org/", "pool": "org/ja"}},
+            "publish: pool and vector ja would be one repository, org/ja",
+        ),
         ({"tasks": {"ja": {"kind": "txt"}}}, "tasks.ja: "),
         ({"seed": -1}, "seed: "),
     ],
@@ -272,6 +306,46 @@ def test_the_hash_knows_content_not_place_or_writing(tmp_path: Path) -> None:
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     assert load(tmp_path).resolve("data/x") == tmp_path / "data/x"
+
+
+def test_where_the_parts_of_a_study_are_published_is_said_by_the_recipe(tmp_path: Path) -> None:
+    publish = {"repo": "org/merged", "pool": "org/pool", "vectors": "org/dv-", "checkpoints": "org/cpt-"}
+    recipe = load(tmp_path, {"publish": publish})
+    assert recipe.publish.repositories(recipe.pool) == {
+        "merged model": "org/merged",
+        "pool": "org/pool",
+        "vector ja": "org/dv-ja",
+        "checkpoint ja": "org/cpt-ja",
+        "vector math": "org/dv-math",
+        "checkpoint math": "org/cpt-math",
+    }
+
+
+def test_code_of_a_folder_or_of_a_pinned_repository_may_be_trusted(tmp_path: Path) -> None:
+    load(tmp_path, {"base_model": {"trust_remote_code": True}})
+    pinned = {"path": None, "repo": "org/base", "revision": "0a" * 20, "trust_remote_code": True}
+    assert load(tmp_path, {"base_model": pinned}).base_model.trust_remote_code
+
+
+def test_an_adapter_may_have_a_base_of_its_own(tmp_path: Path) -> None:
+    pool = {"it": {"adapter": {"repo": "org/lora", "allow_pickle": True}, "base": {"repo": "org/other"}}}
+    spec = load(tmp_path, {"vectors": pool}).pool["it"]
+    assert spec.adapter is not None
+    assert spec.adapter.allow_pickle
+    assert str(spec.base) == "org/other"
+
+
+def test_a_recipe_without_new_keys_is_the_recipe_it_was(tmp_path: Path) -> None:
+    canonical = load(tmp_path).canonical()
+    assert canonical["base_model"] == {"path": "base", "repo": None, "revision": None, "trust_remote_code": False}
+    unpickled = load(tmp_path, {"base_model": {"allow_pickle": True}})
+    assert unpickled.canonical()["base_model"]["allow_pickle"] is True
+    assert unpickled.hash != load(tmp_path).hash
+
+
+def test_where_things_are_published_may_be_set_after_a_run(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", load(tmp_path))
+    open_run(tmp_path / "run", load(tmp_path, {"publish": {"vectors": "org/dv-", "pool": "org/pool"}}))
 
 
 def test_a_run_folder_of_another_recipe_is_refused_and_the_change_named(tmp_path: Path) -> None:

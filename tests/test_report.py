@@ -18,6 +18,8 @@ from mergekit_optimer.report.numbers import (
     format_interval,
     format_number,
     format_score,
+    format_size,
+    rounded_score,
 )
 from mergekit_optimer.report.words import limits, mean_sentence
 from mergekit_optimer.scores import Score
@@ -61,6 +63,18 @@ def test_durations_and_counts_read_easily() -> None:
     assert format_difference(0.012, 0.02) == "+0.012 ± 0.020"
 
 
+def test_sizes_are_counted_as_the_hub_counts_them() -> None:
+    sizes = [0, 999, 1000, 4_900_000, 999_949, 999_950, 2_540_000_000, 3_000_000_000_000_000]
+    assert [format_size(size) for size in sizes] == [
+        "0 B", "999 B", "1.0 kB", "4.9 MB", "999.9 kB", "1.0 MB", "2.5 GB", "3000.0 TB",
+    ]  # fmt: skip
+
+
+def test_a_rounded_score_is_the_number_that_the_table_shows() -> None:
+    assert rounded_score(Score(2.03412, 0.0213, 100)) == 2.034
+    assert rounded_score(Score(-0.25, 0.0, 100)) == -0.25
+
+
 def test_a_weight_within_a_hundredth_of_an_end_is_at_the_bound() -> None:
     assert bound_reached(1.25, -0.5, 1.25) == "high"
     assert bound_reached(1.24, -0.5, 1.25) == "high"
@@ -72,6 +86,21 @@ def test_report_survives_json_whole(report_inputs: dict[str, Any]) -> None:
     report = build_report(**report_inputs)
     text = json.dumps(report.to_json(), sort_keys=True, allow_nan=False)
     assert ReportData.from_json(json.loads(text)) == report
+
+
+def test_a_report_of_before_trials_and_commits_were_kept_still_reads(report_inputs: dict[str, Any]) -> None:
+    data = json.loads(json.dumps(build_report(**report_inputs).to_json()))
+    del data["trials"], data["search"]["objective_tasks"], data["search"]["base_value"]
+    for vector in data["vectors"]:
+        for key in ("revision", "dataset_repo", "dataset_revision", "is_delta"):
+            del vector[key]
+    for tasks in data["tasks"].values():
+        for facts in tasks.values():
+            del facts["lighteval_task"]
+    report = ReportData.from_json(data)
+    assert report.trials == ()
+    # What such a report does not know, it does not claim.
+    assert "objective" not in " ".join(limits(report))
 
 
 def test_same_inputs_give_the_same_report(report_inputs: dict[str, Any]) -> None:
@@ -142,6 +171,37 @@ def test_limits_name_weights_at_a_bound_and_vectors_lost_to_rounding(report_inpu
     assert "weight of code (+1.2461) lies at the upper bound of its interval (1.25)" in said
     assert "Rounding to float32 keeps 0.52 of the vector math" in said
     assert "2 trials gave a collapsed model" in said
+
+
+def with_objective(report_inputs: dict[str, Any], *tasks: str) -> dict[str, Any]:
+    return report_inputs | {"search": replace(report_inputs["search"], objective_tasks=tasks)}
+
+
+def test_limits_say_how_a_task_outside_the_objective_moved(report_inputs: dict[str, Any]) -> None:
+    said = " ".join(limits(build_report(**with_objective(report_inputs, "choice_math", "code"))))
+    assert "ja lies outside the objective: there the winner differs from base_model by +0.3010 (+0.2934 to " in said
+
+
+def test_limits_say_where_nothing_outside_the_objective_was_measured(report_inputs: dict[str, Any]) -> None:
+    said = " ".join(limits(build_report(**with_objective(report_inputs, "choice_math", "code", "ja"))))
+    assert "Every held-out task is part of the objective" in said
+
+
+def test_limits_name_tasks_without_held_out_samples(report_inputs: dict[str, Any]) -> None:
+    for tasks in report_inputs["held_out"].values():
+        del tasks["ja"]
+    assert "ja had dev samples only." in " ".join(limits(build_report(**report_inputs)))
+
+
+def test_limits_name_what_nobody_else_can_have(report_inputs: dict[str, Any]) -> None:
+    said = "not on the Hub: nobody else can make this merge again from its parts."
+    assert f"Vector code, vector ja, vector math are {said}" in limits(build_report(**report_inputs))
+    vectors = [replace(vector, repo=f"org/{vector.name}") for vector in report_inputs["vectors"]]
+    assert said not in " ".join(limits(build_report(**report_inputs | {"vectors": vectors})))
+    vectors[0] = replace(vectors[0], own_base="mine")
+    assert f"The base of vector math is {said}" in limits(build_report(**report_inputs | {"vectors": vectors}))
+    vectors[0] = replace(vectors[0], is_delta=True)
+    assert said not in " ".join(limits(build_report(**report_inputs | {"vectors": vectors})))
 
 
 def test_terminal_shows_winner_first_then_baselines_by_mean_with_errors_and_n(report_inputs: dict[str, Any]) -> None:

@@ -16,8 +16,9 @@ import pytest
 from bowl import VECTORS, Bowl, bits, make, recipe, trail
 
 from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
+from mergekit_optimer.files import read_json
 from mergekit_optimer.recipe import Objective
-from mergekit_optimer.runs import RunDir, read_json
+from mergekit_optimer.runs import RunDir
 from mergekit_optimer.scores import MetricSamples, TaskScores
 from mergekit_optimer.search import Search, TrialRecord, judge, unit, warm_start_weights
 from mergekit_optimer.search.objective import describe

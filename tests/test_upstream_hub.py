@@ -115,3 +115,54 @@ def test_the_window_of_a_rate_limit_is_read_from_its_headers() -> None:
     limit = parse_ratelimit_headers({"ratelimit": '"api";r=0;t=55'})
     assert limit is not None
     assert (limit.remaining, limit.reset_in_seconds) == (0, 55)
+
+
+def test_every_request_of_the_api_goes_through_send_of_the_session(hub: LoopbackHub, client: Client) -> None:
+    hub.state.add_repo("org/new")
+    code = (
+        "(lambda s, seen: (setattr(s, 'send', (lambda send: lambda r, **k: (seen.append(r.method), send(r, **k))[1])"
+        "(s.send)), api.create_commit('org/new', [hub.CommitOperationAdd('a.safetensors', b'a')], commit_message='a'), "
+        "delattr(s, 'send'), seen)[-1])(hub.get_session(), [])"
+    )
+    seen = client.call(do="run", code=code, token=ANN)["value"]
+    assert seen == ["POST", "POST", "PUT", "POST", "POST"], "hub/session.py sees no failures: wrap something else"
+
+
+@pytest.mark.usefixtures("base")
+def test_some_calls_of_the_api_set_no_limit_in_time(client: Client) -> None:
+    code = (
+        "(lambda s, seen: (s.event_hooks['request'].append(lambda r: seen.append(r.extensions['timeout']['read'])), "
+        "setattr(s, 'timeout', 5), api.model_info('org/base'), s.event_hooks['request'].pop(), "
+        "setattr(s, 'timeout', None), seen)[-1])(hub.get_session(), [])"
+    )
+    assert client.call(do="run", code=code)["value"] == [None], "one_try_session may set session.timeout instead"
+
+
+def test_a_failing_large_file_is_a_runtime_error_with_its_cause(hub: LoopbackHub, client: Client) -> None:
+    hub.state.add_repo("org/new")
+    hub.state.fail("PUT", "^/lfs/", 400, times=9)
+    code = "api.create_commit('org/new', [hub.CommitOperationAdd('a.safetensors', b'a')], commit_message='a')"
+    answer = client.call(do="run", code=code, token=ANN)
+    assert answer["type"] == "RuntimeError", "judge in hub/faults.py looks for the cause behind it"
+    assert "BadRequestError" in answer["text"]
+
+
+def test_a_hash_that_is_known_is_not_taken_again(tmp_path: Path) -> None:
+    from huggingface_hub import CommitOperationAdd
+
+    (tmp_path / "a").write_bytes(b"a")
+    operation = CommitOperationAdd("a", tmp_path / "a")
+    assert not operation.upload_info.is_hashed, "_operations in hub/push.py need not set it"
+    operation.upload_info.sha256 = bytes(32)
+    assert operation.upload_info.is_hashed
+
+
+def test_what_the_hub_says_of_a_repository_has_its_names(base: Repo, client: Client) -> None:
+    code = "(lambda info: [info.id, info.sha, info.private])(api.model_info('org/base'))"
+    assert client.call(do="run", code=code)["value"] == ["org/base", base.head, False], "state_of in hub/preflight.py"
+
+
+def test_xet_fails_with_errors_of_the_system() -> None:
+    import hf_xet
+
+    assert issubclass(hf_xet.XetAuthenticationError, OSError), "_judge_system in hub/faults.py takes it for Xet"

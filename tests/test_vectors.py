@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from mergekit_optimer.errors import RunFolderError, VectorError
 from mergekit_optimer.vectors import (
+    RECORD,
+    Provenance,
     TensorFolder,
     cosines,
     extract_vector,
@@ -273,7 +275,7 @@ def test_an_existing_folder_is_left_alone(checkpoint_dir: Path, base_dir: Path, 
 def test_pickled_weights_are_refused(base_dir: Path, tmp_path: Path) -> None:
     folder = copy_of(base_dir, tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(VectorError, match="only pickled weights"):
+    with pytest.raises(VectorError, match=r"only pickled weights.*or set allow_pickle: true where the recipe names it"):
         TensorFolder(folder)
 
 
@@ -326,8 +328,8 @@ def test_a_path_that_is_no_folder_of_tensors_is_named(base_dir: Path, tmp_path: 
 
 def test_a_newer_format_is_refused(vector_dir: Path, base_dir: Path) -> None:
     path = vector_dir / "distribution_vector.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(VectorError, match=r"has format 2; this version reads 1"):
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(VectorError, match=r"has format 3; this version reads 1 to 2\. Update mergekit-optimer\."):
         load_pool(base_dir, {"ja": vector_dir})
 
 
@@ -336,3 +338,113 @@ def test_a_vector_without_eos_tokenizer_still_compares(base_dir: Path, tmp_path:
     make_tokenizer(other, eos=False)
     with pytest.raises(VectorError, match="another tokenizer"):
         extract_vector("ja", other, base_dir, tmp_path / "ja", "base")
+
+
+def edit_record(folder: Path, **changes: object) -> None:
+    path = folder / "distribution_vector.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_the_record_says_where_its_parts_can_be_had(checkpoint_dir: Path, base_dir: Path, tmp_path: Path) -> None:
+    known = Provenance("org/base", "0a" * 20, "org/text@1b", "org/text", "1b" * 20, "org/cpt@2c")
+    extract_vector("ja", checkpoint_dir, base_dir, tmp_path / "ja", "org/base@0a", provenance=known)
+    record = load_vector(tmp_path / "ja")
+    assert (record.base_repo, record.base_revision) == ("org/base", "0a" * 20)
+    assert (record.dataset, record.dataset_repo, record.dataset_revision) == ("org/text@1b", "org/text", "1b" * 20)
+    assert record.source == "org/cpt@2c"
+
+
+def test_a_record_of_the_first_format_is_read(vector_dir: Path, base_dir: Path) -> None:
+    path = vector_dir / "distribution_vector.json"
+    new = ("base_repo", "base_revision", "dataset", "dataset_repo", "dataset_revision", "source")
+    data = {key: value for key, value in json.loads(path.read_text()).items() if key not in new}
+    path.write_text(json.dumps(data | {"format_version": 1}))
+    record = load_pool(base_dir, {"ja": vector_dir}).vectors["ja"]
+    assert {getattr(record, key) for key in new} == {None}
+    assert record.base_label == "org/base@abc"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"extra": 1}, "unknown key 'extra'"),
+        ({"format_version": 1}, "unknown key 'base_repo'"),
+        ({"format_version": True}, "has format True"),
+        ({"format_version": None}, "has format None"),
+        ({"name": "../../x"}, "'../../x' is no name"),
+        ({"name": 7}, "name is no text of one line"),
+        ({"base_label": "a\nb"}, "base_label is no text of one line"),
+        ({"dataset_repo": ["x"]}, "dataset_repo is no text of one line"),
+        ({"norm": float("nan")}, "norm is no finite number"),
+        ({"norm": "1"}, "norm is no finite number"),
+        ({"norm": 10**400}, "norm is no finite number"),
+        ({"base_norm": -1.0}, "base_norm is no finite number"),
+        ({"norms": [1.0]}, "norms holds no finite numbers"),
+        ({"applied_fraction": {}}, "applied_fraction lacks a dtype"),
+        ({"applied_fraction": {key: {} for key in ("bfloat16", "float16", "float32")}}, "applied_fraction holds no"),
+        ({"files": ["model.safetensors"]}, "files is no list of names and hashes"),
+        ({"training": "long"}, "training is no record"),
+        ({"training": {"n_steps": "<b>"}}, "training.n_steps is no finite number"),
+    ],
+    ids=str,
+)
+def test_a_record_that_holds_what_no_record_holds_is_refused(
+    vector_dir: Path, changes: dict[str, object], words: str
+) -> None:
+    edit_record(vector_dir, **changes)
+    with pytest.raises(VectorError) as caught:
+        load_vector(vector_dir)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "null"])
+def test_a_record_that_is_no_mapping_is_refused(vector_dir: Path, content: str) -> None:
+    (vector_dir / "distribution_vector.json").write_text(content)
+    with pytest.raises(VectorError, match="has format None"):
+        load_vector(vector_dir)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"norm": ' + "9" * 5000 + "}"], ids=["deep", "long"])
+def test_a_record_that_no_parser_takes_is_refused(vector_dir: Path, content: str) -> None:
+    (vector_dir / "distribution_vector.json").write_text(content)
+    # A library that lifts the limit on digits leaves a record without a format.
+    with pytest.raises(VectorError, match=r"is damaged; extract or pull the vector again|has format None"):
+        load_vector(vector_dir)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "/etc/passwd", "a\0b", "..", ".", "", "C:x", "a\\b", "sub/model.safetensors", "x" * 300]
+)
+def test_a_file_name_that_leads_elsewhere_is_refused(vector_dir: Path, base_dir: Path, name: str) -> None:
+    edit_record(vector_dir, files=json.loads((vector_dir / RECORD).read_text())["files"] | {name: "0" * 64})
+    with pytest.raises(VectorError, match="lacks its file"):
+        load_pool(base_dir, {"ja": vector_dir})
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "distribution_vector.json", "config.json"])
+def test_a_file_that_is_a_link_out_of_the_folder_is_not_read(
+    vector_dir: Path, base_dir: Path, tmp_path: Path, name: str
+) -> None:
+    (vector_dir / name).rename(tmp_path / "elsewhere")
+    (vector_dir / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(VectorError, match=r"leads out of its folder \(to .*elsewhere\); do not use it"):
+        load_pool(base_dir, {"ja": vector_dir})
+
+
+def test_links_of_the_hubs_cache_to_its_blobs_are_read(vector_dir: Path, base_dir: Path, tmp_path: Path) -> None:
+    repo = tmp_path / "models--org--dv"
+    snapshot = repo / "snapshots" / ("0a" * 20)
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    for number, file in enumerate(sorted(vector_dir.iterdir())):
+        file.rename(repo / "blobs" / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    assert load_pool(base_dir, {"ja": snapshot}).names == ["ja"]
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "model.safetensors.index.json"])
+def test_weights_that_the_record_does_not_name_are_refused(vector_dir: Path, base_dir: Path, name: str) -> None:
+    (vector_dir / name).write_text("{}")
+    with pytest.raises(VectorError, match=f"{name} is not in the vector's record"):
+        load_pool(base_dir, {"ja": vector_dir})

@@ -13,7 +13,7 @@ import click
 
 from mergekit_optimer import __version__
 from mergekit_optimer.cli.merge import merge
-from mergekit_optimer.cli.stages import card, compare, evaluate, report, run, search, train, validate
+from mergekit_optimer.cli.stages import card, compare, evaluate, publish, report, run, search, train, validate
 from mergekit_optimer.cli.vectors import vectors
 from mergekit_optimer.errors import OptimerError
 
@@ -33,7 +33,7 @@ def cli() -> None:
     logging.getLogger("mergekit_optimer").setLevel(logging.INFO)
 
 
-for _command in (run, validate, train, vectors, search, merge, evaluate, compare, report, card):
+for _command in (run, validate, train, vectors, search, merge, evaluate, compare, report, card, publish):
     cli.add_command(_command)
 
 

@@ -11,9 +11,10 @@ import yaml
 from mergekit_optimer import pipeline
 from mergekit_optimer.cli.options import read_job
 from mergekit_optimer.errors import MergeError
+from mergekit_optimer.files import TEMPORARY, new_folder, write_text
 from mergekit_optimer.merge import check_merged, merge_yaml, mergekit_named, portable_yaml
 from mergekit_optimer.method import METHOD, check_parameters, register
-from mergekit_optimer.runs import new_folder, write_text
+from mergekit_optimer.pipeline import CARD, MERGE_CONFIG
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -33,12 +34,17 @@ def merge(
 ) -> None:
     """Merge a mergekit YAML (our method included, all options of mergekit-yaml accepted) or a recipe's vectors.
 
+    In place of a YAML, the repository of a published merge can be given: it is merged again from its parts, which are
+    pulled and checked. So are the repositories that a YAML names, as owner/name@revision.
+
     \b
     Examples: mergekit-optimer merge merge.yaml ./merged --cuda --low-cpu-memory
+              mergekit-optimer merge org/merged ./merged
               mergekit-optimer merge recipe.yaml ./merged --weight ja=0.6 --weight math=-0.2 --portable plain.yaml
     """
     if out.exists():
         raise MergeError(f"{out} exists; an older shard in it could be read for a new one. Name another folder.")
+    config = _local_config(config)
     settings = _read(config)
     if "merge_method" in settings:
         if pairs or portable or run_dir:
@@ -49,6 +55,17 @@ def merge(
     else:
         _merge_recipe(config, out, pairs, portable, run_dir)
     click.echo(out)
+
+
+def _local_config(config: Path) -> Path:
+    """The configuration's file; that of a repository is pulled."""
+    name = str(config)
+    if not pipeline.is_reference(name):
+        return config
+    path = pipeline.pull_file(name, MERGE_CONFIG)
+    if path is None:
+        raise MergeError(f"{name} has no {MERGE_CONFIG}: it does not say what it was merged from.")
+    return path
 
 
 def _read(config: Path) -> dict[str, Any]:
@@ -65,14 +82,23 @@ def _merge_mergekit(config: Path, settings: dict[str, Any], out: Path, options: 
     """Hand over to mergekit-yaml, with our method registered and its keys checked; OUT appears whole or not at all."""
     check_parameters(settings)
     _check_folders(settings)
+    local = pipeline.with_local_models(settings)
     register()
     from mergekit.scripts.run_yaml import main as mergekit_yaml
 
     with new_folder(out) as work, mergekit_named(f"merging into {out.name}"):
         # mergekit's card takes its title from the folder's name.
         made = work / out.name
-        mergekit_yaml.main([str(config), str(made), *options], standalone_mode=False)
-        base = Path(str(settings.get("base_model")))
+        source = config if local == settings else work / f"{TEMPORARY}{MERGE_CONFIG}"
+        if source != config:
+            write_text(source, yaml.safe_dump(local, sort_keys=False, allow_unicode=True))
+        mergekit_yaml.main([str(source), str(made), *options], standalone_mode=False)
+        if source != config:
+            # mergekit keeps what it was given, with folders of this machine's cache, also in its card.
+            source.unlink()
+            (made / CARD).unlink(missing_ok=True)
+            write_text(made / MERGE_CONFIG, config.read_text(encoding="utf-8"))
+        base = Path(str(local.get("base_model")))
         if settings["merge_method"] == METHOD and base.is_dir():
             check_merged(made, base)
         for file in list(made.iterdir()):

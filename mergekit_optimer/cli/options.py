@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from mergekit_optimer.errors import OptimerError
-from mergekit_optimer.pipeline import Job, check_source
+from mergekit_optimer.pipeline import Job, check_source, pin_recipe, read_pins
 from mergekit_optimer.recipe import load_recipe
 from mergekit_optimer.report import ReportData, render_table
 from mergekit_optimer.runs import open_run, read_run
@@ -57,7 +57,8 @@ def open_job(
     if source_dir is not None:
         check_source(recipe, source_dir, place)
     command = _command(recipe_path, overrides, source_dir)
-    return Job(recipe, open_run(folder, recipe, command=command, device=place, overrides=overrides), place)
+    run = open_run(folder, recipe, command=command, device=place, overrides=overrides)
+    return Job(pin_recipe(recipe, run, source_dir), run, place)
 
 
 def read_job(
@@ -65,7 +66,8 @@ def read_job(
 ) -> Job:
     """Read the recipe and enter a run folder that is there, whose recipe stays as it is."""
     recipe = load_recipe(recipe_path, overrides)
-    return Job(recipe, read_run(run_dir or Path("runs") / recipe.name, recipe), resolve_device(device))
+    run = read_run(run_dir or Path("runs") / recipe.name, recipe)
+    return Job(read_pins(recipe, run), run, resolve_device(device))
 
 
 def search_options(options: dict[str, Any], source_dir: Path | None) -> dict[str, Any]:

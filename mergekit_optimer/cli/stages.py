@@ -22,9 +22,10 @@ from mergekit_optimer.cli.options import (
     show_report,
     show_winner,
 )
+from mergekit_optimer.cli.sending import asker, send_options
 from mergekit_optimer.errors import DataError
 from mergekit_optimer.recipe import load_recipe
-from mergekit_optimer.runs import RunDir
+from mergekit_optimer.runs import RunDir, enter_run
 
 
 @click.command()
@@ -60,11 +61,33 @@ def validate(recipe_path: Path, overrides: tuple[str, ...], data: bool) -> None:
 @recipe_options
 @click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only this dataset (may be repeated).")
 @click.option("--mixture", is_flag=True, help="Only the data mixture, at the pool's total number of tokens.")
-def train(datasets: tuple[str, ...], mixture: bool, **options: Any) -> None:
+@click.option(
+    "--push",
+    "pushed",
+    type=click.Choice(["checkpoints", "vectors"]),
+    is_flag=False,
+    flag_value="checkpoints",
+    help="Then push each checkpoint to publish.checkpoints, or the pool's vectors only to publish.vectors.",
+)
+@send_options
+def train(
+    datasets: tuple[str, ...],
+    mixture: bool,
+    pushed: str | None,
+    dry_run: bool,
+    public: bool,
+    yes: bool,
+    **options: Any,
+) -> None:
     """Train one CPT checkpoint per dataset with TRL, or their mixture.
 
-    Example: mergekit-optimer train recipe.yaml --dataset ja
+    \b
+    Examples:
+      mergekit-optimer train recipe.yaml --dataset ja
+      mergekit-optimer train recipe.yaml --push=vectors
     """
+    if pushed is None and (dry_run or public or yes):
+        raise click.UsageError("--dry-run, --public and --yes go with --push.")
     job = open_job(**options)
     known = job.recipe.train.datasets if job.recipe.train else {}
     unknown = sorted(set(datasets) - set(known))
@@ -77,6 +100,10 @@ def train(datasets: tuple[str, ...], mixture: bool, **options: Any) -> None:
             pipeline.train_pool(job, list(datasets), mixture=True)
         else:
             pipeline.train_pool(job, list(datasets) or None, mixture=False if datasets else None)
+        if pushed is not None:
+            private, accept = pipeline.is_private(job.recipe, public), asker(dry_run, yes)
+            for place in pipeline.push_trained(job, pushed, list(datasets), mixture, private, accept):
+                click.echo(place)
 
 
 @click.command()
@@ -170,3 +197,18 @@ def evaluate(
         return
     for task, one in scores.items():
         click.echo(f"{task}  {one.primary}  {one.score.value:.4f} ± {one.score.stderr:.4f}  n {one.score.n}")
+
+
+@click.command()
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--repo", metavar="OWNER/NAME", help="Where to.  [default: the recipe's publish.repo]")
+@send_options
+def publish(run_dir: Path, repo: str | None, dry_run: bool, public: bool, yes: bool) -> None:
+    """Push a finished run's merged model with its card, figure and merge configurations. Again, it sends what changed.
+
+    Example: mergekit-optimer publish runs/demo --repo org/merged --dry-run
+    """
+    run = enter_run(run_dir)
+    with run.locked():
+        for place in pipeline.push_model(run, repo, public, asker(dry_run, yes)):
+            click.echo(place)

@@ -1,4 +1,4 @@
-"""``vectors``: extract and show distribution vectors."""
+"""``vectors``: extract, show, pull and push distribution vectors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from mergekit_optimer import pipeline
 from mergekit_optimer.cli.options import json_option, open_job, read_job, recipe_options, show
+from mergekit_optimer.cli.sending import asker, send_options
+from mergekit_optimer.recipe import load_recipe
 from mergekit_optimer.vectors import extract_vector, pool_table
 
 _folder = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -47,6 +50,47 @@ def subtract(checkpoint: Path, base: Path, out: Path, name: str | None, base_lab
     """
     vector = extract_vector(name or checkpoint.name, checkpoint, base, out, base_label or base.name, dtype)
     click.echo(f"{out}  norm {vector.norm:.4g}  {vector.relative_norm:.3g} of the base's")
+
+
+@vectors.command()
+@click.argument("pool", metavar="POOL")
+def pull(pool: str) -> None:
+    """Fetch a vector pool from the Hub into the cache, every file checked, and print the recipe's lines that name it.
+
+    POOL is the repository of a pool's manifest, as owner/name or owner/name@revision; a collection of vectors, as
+    collections/owner/title-id; or a recipe, whose base and vectors are fetched.
+
+    \b
+    Examples:
+      mergekit-optimer vectors pull org/my-pool > recipe.yaml
+      mergekit-optimer vectors pull recipe.yaml
+    """
+    if Path(pool).is_file():
+        recipe = load_recipe(Path(pool))
+        places = pipeline.pull_recipe(recipe)
+        click.echo("\n".join(f"{name}  {place.label}  {place.path}" for name, place in places.items()))
+        return
+    click.echo(yaml.safe_dump(pipeline.pull_pool(pool).to_recipe(), sort_keys=False, allow_unicode=True), nl=False)
+
+
+@vectors.command()
+@recipe_options
+@click.argument("prefix", required=False)
+@click.option("--pool", metavar="REPO", help="Repository of the pool's manifest.  [default: PREFIXpool]")
+@send_options
+def push(prefix: str | None, pool: str | None, dry_run: bool, public: bool, yes: bool, **options: Any) -> None:
+    """Push the vectors, one repository each, and the manifest that makes them a pool. Again, it sends what changed.
+
+    PREFIX is what a vector's name is appended to; without it, the recipe's publish.vectors is.
+
+    Example: mergekit-optimer vectors push recipe.yaml org/dv- --dry-run
+    """
+    job = read_job(**options)
+    with job.run.locked():
+        private = pipeline.is_private(job.recipe, public)
+        sent = pipeline.push_pool(job, prefix, pool, private, asker(dry_run, yes))
+    for place in sent:
+        click.echo(place)
 
 
 @vectors.command("show")

@@ -1,9 +1,16 @@
-"""The only part that talks to the Hub: a path or repo@revision of the recipe -> a local folder, every byte checked.
+"""The only part that talks to the Hub: repositories to local folders, every byte checked, and folders to repositories.
 
-    locate      a source of the recipe -> Located (the one function others call)
+    locate      a source of the recipe -> Located, fetched where it is a repository
     pull        a repository at a commit -> its snapshot in huggingface_hub's cache
+    revision    a branch or tag -> the commit it is at
     room        whether they can be fetched at all
-    remote      the requests: resolve a revision, list files, stream one
+    pickles     weights that are there as pickle only -> safetensors, where the recipe allows it
+    collections the models of a collection
+    push        whole repositories -> the Hub, one commit each
+    preflight   what could stop a push, asked before its first byte
+    upload      what is to be sent, and whether it may leave this machine
+    remote      the requests: resolve a revision, list files, stream one, anything of the API
+    session     requests of the API once each, in time, their failures judged
     download    one file -> a blob of the cache, resumed and checked
     snapshot    the cache's layout, names and links that stay inside it, hashes
     records     what was listed and checked before, so that nothing is asked or hashed twice
@@ -12,8 +19,34 @@
 Tokens come from huggingface_hub's own login and are never read here.
 """
 
+from mergekit_optimer.hub.collections import list_collection
 from mergekit_optimer.hub.faults import Patience
-from mergekit_optimer.hub.locate import Located, locate
-from mergekit_optimer.hub.pull import PullOptions, pull
+from mergekit_optimer.hub.locate import ADAPTER_FILES, MODEL_FILES, Located, locate
+from mergekit_optimer.hub.preflight import PushPlan, plan_push
+from mergekit_optimer.hub.pull import PullOptions, pull, resolve
+from mergekit_optimer.hub.push import Pushed, push
+from mergekit_optimer.hub.room import in_bytes
+from mergekit_optimer.hub.snapshot import HubFile, Kind, is_commit
+from mergekit_optimer.hub.upload import PushOptions, Upload
 
-__all__ = ["Located", "Patience", "PullOptions", "locate", "pull"]
+__all__ = [
+    "ADAPTER_FILES",
+    "MODEL_FILES",
+    "HubFile",
+    "Kind",
+    "Located",
+    "Patience",
+    "PullOptions",
+    "PushOptions",
+    "PushPlan",
+    "Pushed",
+    "Upload",
+    "in_bytes",
+    "is_commit",
+    "list_collection",
+    "locate",
+    "plan_push",
+    "pull",
+    "push",
+    "resolve",
+]

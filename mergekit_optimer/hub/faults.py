@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from mergekit_optimer.errors import HubError
+from mergekit_optimer.errors import HubError, OptimerError
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 # Statuses that another try may not get.
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 AGAIN = "run the same command again, it goes on where it stopped"
+Deed = Literal["read", "write"]
 _TOKEN = re.compile(r"\bhf_\w+|(?<=Bearer )\S+")
+# The query of an address can be its signature.
+_QUERY = re.compile(r"(?<=\w)\?[\w%.~-]+=\S*")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,18 @@ class UnreachableError(Exception):
     """The Hub could not be had within the patience, or must not be asked; its text is the cause."""
 
 
+class RefusedError(HubError):
+    """The Hub said no; who knows what a status means at that place has a better sentence.
+
+    Attributes:
+        status: Of the answer.
+    """
+
+    def __init__(self, sentence: str, status: int) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
 class Tries:
     """Counts failures in a row of one piece of work and waits between them."""
 
@@ -92,7 +107,7 @@ class Tries:
         self.n_failed = 0
 
 
-def judge(error: Exception, name: str, endpoint: str) -> Exception:
+def judge(error: Exception, name: str, endpoint: str, deed: Deed = "read") -> Exception:
     """Return what an exception of the client means: PassingError, UnreachableError, or a HubError with its sentence.
 
     Only statuses, reasons and the Hub's own words are taken over: an address may be signed, a header hold the token.
@@ -101,18 +116,30 @@ def judge(error: Exception, name: str, endpoint: str) -> Exception:
         error: What a request raised.
         name: Repository and revision, as the user knows them.
         endpoint: The Hub's address.
+        deed: What was to be done there.
     """
     import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    place = _place(endpoint)
+    place = place_of(endpoint)
+    if isinstance(error, PassingError | UnreachableError | OptimerError):
+        return error
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        # What a thread of the client failed with.
+        return judge(error.__cause__, name, endpoint, deed)
     if isinstance(error, OfflineModeIsEnabled):
         return UnreachableError("HF_HUB_OFFLINE=1 is set")
+    if isinstance(error, LocalTokenNotFoundError):
+        return HubError(
+            f"There is no login to {place} for {name}: `hf auth login` with a token that has the role write."
+        )
     if isinstance(error, HfHubHTTPError):
         if urlsplit(str(error.response.url))[:2] != urlsplit(endpoint)[:2]:
             # Storage elsewhere, at an address that is good for a while: another try gets another address.
             return PassingError(f"the Hub's storage answered {_status(error)}", _named_wait_s(error))
-        return _judge_answer(error, name, place)
+        if error.response.status_code in PASSING_STATUSES:
+            return PassingError(_because(error), _named_wait_s(error))
+        return RefusedError(_refusal(error, name, place, deed), error.response.status_code)
     if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
         # The text of these errors holds the header itself.
         return HubError(f"The request for {name} has a header that cannot be sent; log in again with `hf auth login`.")
@@ -124,39 +151,56 @@ def judge(error: Exception, name: str, endpoint: str) -> Exception:
         return HubError(f"{place} sends {name} to no usable address ({type(error).__name__}); check HF_ENDPOINT.")
     if isinstance(error, httpx2.TransportError):
         return PassingError(f"the connection to {place} failed ({_words(error)})")
+    if isinstance(error, OSError):
+        return _judge_system(error, name, place)
     return HubError(f"{place} did not answer as a Hub does for {name} ({type(error).__name__}); check HF_ENDPOINT.")
 
 
-def _judge_answer(error: HfHubHTTPError, name: str, place: str) -> Exception:
+def _refusal(error: HfHubHTTPError, name: str, place: str, deed: Deed) -> str:
     from huggingface_hub import errors
 
-    status = error.response.status_code
-    message = _one_line(error.server_message or "")
-    because = f"{_status(error)}: {message}" if message else _status(error)
-    repo = name.partition("@")[0]
+    status, because, repo = error.response.status_code, _because(error), name.partition("@")[0]
     if isinstance(error, errors.GatedRepoError):
-        return HubError(f"{name} is gated: accept its terms on its page at {place}, then `hf auth login`.")
+        return f"{name} is gated: accept its terms on its page at {place}, then `hf auth login`."
     if isinstance(error, errors.RepositoryNotFoundError):
-        return HubError(f"{name} does not exist or is private: check the name, then `hf auth login`.")
+        return f"{name} does not exist or is private: check the name, then `hf auth login`."
     if isinstance(error, errors.RevisionNotFoundError):
-        return HubError(f"{name}: {repo} has no such revision; set revision to a branch, tag or commit that it has.")
+        return f"{name}: {repo} has no such revision; set revision to a branch, tag or commit that it has."
     if isinstance(error, errors.DisabledRepoError):
-        return HubError(f"{name} is disabled by the Hub ({because}); name another repository.")
-    if status in PASSING_STATUSES:
-        return PassingError(because, _named_wait_s(error))
+        return f"{name} is disabled by the Hub ({because}); name another repository."
     if status == 401:
-        return HubError(f"The Hub takes this login for no one's ({because}) at {name}: `hf auth login` again.")
+        return f"The Hub takes this login for no one's ({because}) at {name}: `hf auth login` again."
+    if status == 403 and deed == "write":
+        return (
+            f"This login may not write to {name} ({because}): log in with a token that has the role write "
+            "(`hf auth login`), or ask its owner."
+        )
     if status == 403:
-        return HubError(f"This login may not read {name} ({because}): ask its owner, or `hf auth login` as another.")
+        return f"This login may not read {name} ({because}): ask its owner, or `hf auth login` as another."
     if isinstance(error, errors.EntryNotFoundError):
-        return HubError(f"{name} lacks a file that it lists ({because}); {AGAIN}, and tell its owner if it stays so.")
+        return f"{name} lacks a file that it lists ({because}); {AGAIN}, and tell its owner if it stays so."
     if status == 404:
-        return HubError(f"{place} has no such place for {name} ({because}); check HF_ENDPOINT.")
-    return HubError(f"{place} refused {name} ({because}); {AGAIN}.")
+        return f"{place} has no such place for {name} ({because}); check HF_ENDPOINT."
+    return f"{place} refused {name} ({because}); {AGAIN}."
+
+
+def _judge_system(error: OSError, name: str, place: str) -> Exception:
+    """Judge a file that cannot be read, or Xet, which speaks to its storage by itself and has tried again by itself."""
+    if error.filename is not None:
+        return HubError(f"{error.filename} cannot be read for {name}: {error.strerror}; mend that, then {AGAIN}.")
+    if "404" in str(error):
+        return HubError(f"{place} does not store large files with Xet; set HF_HUB_DISABLE_XET=1, then {AGAIN}.")
+    return PassingError(f"the Hub's storage failed ({_words(error)})")
 
 
 def _status(error: HfHubHTTPError) -> str:
     return f"{error.response.status_code} {error.response.reason_phrase}".strip()
+
+
+def _because(error: HfHubHTTPError) -> str:
+    """The status, and the Hub's own words where it has some."""
+    message = one_line(error.server_message or "")
+    return f"{_status(error)}: {message}" if message else _status(error)
 
 
 def _named_wait_s(error: HfHubHTTPError) -> float | None:
@@ -171,17 +215,18 @@ def _named_wait_s(error: HfHubHTTPError) -> float | None:
     return float(value) if value.isascii() and value.isdigit() else None
 
 
-def _place(endpoint: str) -> str:
+def place_of(endpoint: str) -> str:
     """The Hub's address without what a user may have put before the host."""
     parts = urlsplit(endpoint)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _words(error: Exception) -> str:
-    text = _one_line(str(error))
+    text = one_line(str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _one_line(text: str) -> str:
-    line = _TOKEN.sub("<token>", " ".join(text.split()))
+def one_line(text: str) -> str:
+    """The Hub's own words as they can be shown: on one line, not long, without tokens and signatures."""
+    line = _QUERY.sub("", _TOKEN.sub("<token>", " ".join(text.split())))
     return line if len(line) <= 160 else line[:157] + "..."

@@ -1,4 +1,7 @@
-"""A source of the recipe -> a local folder: a path as it stands, or a repository pulled from the Hub."""
+"""A source of the recipe -> a local folder: a path as it stands, or a repository pulled from the Hub.
+
+Where the recipe allows it, weights that are there as pickle only are first written as safetensors.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ from functools import cache
 from pathlib import Path
 
 from mergekit_optimer.errors import HubError
+from mergekit_optimer.hub.pickles import PICKLED_WEIGHTS, without_pickles
 from mergekit_optimer.hub.pull import PullOptions, pull
 from mergekit_optimer.hub.snapshot import Kind
 from mergekit_optimer.recipe import ModelSource, Recipe, Source
 
 # Weights as safetensors only: a pickle in a repository can run code when it is loaded.
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")
+# All that a LoRA adapter is.
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 # What corpora can read, and what says whose it is. No script, no archive, no picture.
 _TEXT_FILES = ("*.txt", "*.jsonl", "*.json", "*.parquet")
 DATASET_FILES = (*_TEXT_FILES, *(f"{name}.{suffix}" for suffix in ("xz", "gz") for name in _TEXT_FILES),
@@ -27,21 +33,29 @@ class Located:
         path: Local file or folder.
         repo: Repository it came from; None for a local path.
         revision: Commit sha it is at; None for a local path.
+        origin: What the recipe names, where ``path`` was made from it.
     """
 
     path: Path
     repo: str | None = None
     revision: str | None = None
+    origin: Path | None = None
 
     @property
     def label(self) -> str:
         """What a card may say of it: repo@sha, or the last part of a local path (never a path of this machine)."""
         if self.repo is None:
-            return self.path.name
+            return (self.origin or self.path).name
         return f"{self.repo}@{self.revision}"
 
 
-def locate(source: Source, recipe: Recipe, kind: Kind, options: PullOptions | None = None) -> Located:
+def locate(
+    source: Source,
+    recipe: Recipe,
+    kind: Kind,
+    options: PullOptions | None = None,
+    files: tuple[str, ...] | None = None,
+) -> Located:
     """Return a source as a local path, fetched from the Hub where it is a repository; asked again, the same one.
 
     Args:
@@ -49,29 +63,42 @@ def locate(source: Source, recipe: Recipe, kind: Kind, options: PullOptions | No
         recipe: For what its paths are relative to.
         kind: What the repository is, and so which of its files are fetched.
         options: How to pull; None for the user's own cache and the usual patience.
+        files: Shell patterns of the files that are wanted; None for those of the kind.
 
     Raises:
-        HubError: The path does not exist, or the repository or revision cannot be had.
+        HubError: The path does not exist, the repository or revision cannot be had, or a pickle cannot be read.
         DiskError: The cache cannot be written.
     """
+    wanted = files or (MODEL_FILES if kind == "model" else DATASET_FILES)
+    may_unpickle = isinstance(source, ModelSource) and source.allow_pickle
+    if isinstance(source, ModelSource) and source.trust_remote_code:
+        wanted = (*wanted, "*.py")
     if source.path is not None:
         path = recipe.resolve(source.path)
         if not path.exists():
             raise HubError(
                 f"{path} does not exist; the recipe names it as a {kind} (paths are relative to the recipe)."
             )
-        return Located(path)
-    assert source.repo is not None
-    patterns = list(MODEL_FILES if kind == "model" else DATASET_FILES)
-    if isinstance(source, ModelSource) and source.trust_remote_code:
-        patterns.append("*.py")
-    return _pulled(source.repo, source.revision, kind, tuple(patterns), options)
+        found = Located(path)
+    else:
+        assert source.repo is not None
+        found = _pulled(source.repo, source.revision, kind, wanted, options, may_unpickle)
+    if not may_unpickle:
+        return found
+    folder = without_pickles(found.path, str(source), wanted)
+    return found if folder == found.path else Located(folder, found.repo, found.revision, found.path)
 
 
 @cache
 def _pulled(
-    repo: str, revision: str | None, kind: Kind, patterns: tuple[str, ...], options: PullOptions | None
+    repo: str,
+    revision: str | None,
+    kind: Kind,
+    patterns: tuple[str, ...],
+    options: PullOptions | None,
+    may_unpickle: bool,
 ) -> Located:
     """Pull once in a process: a branch that moves during a run does not give it two commits."""
-    folder, commit = pull(repo, revision, kind, list(patterns), options)
+    instead = PICKLED_WEIGHTS if may_unpickle else ()
+    folder, commit = pull(repo, revision, kind, list(patterns), options, instead)
     return Located(folder, repo, commit)

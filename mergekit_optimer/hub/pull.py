@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 from mergekit_optimer.errors import HubError
@@ -14,12 +15,12 @@ from mergekit_optimer.hub.download import Download, StoppedError
 from mergekit_optimer.hub.faults import AGAIN, Patience, UnreachableError
 from mergekit_optimer.hub.records import Records, default_record_dir
 from mergekit_optimer.hub.remote import Remote
+from mergekit_optimer.hub.revision import DEFAULT_REVISION, commit_at, opened
 from mergekit_optimer.hub.room import check_room, in_bytes
-from mergekit_optimer.hub.snapshot import COMMIT, HubFile, Kind, RepoCache
+from mergekit_optimer.hub.snapshot import HubFile, Kind, RepoCache, same_on_some_disks
 
 log = logging.getLogger(__name__)
 
-DEFAULT_REVISION = "main"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -47,7 +48,12 @@ class PullOptions:
 
 
 def pull(
-    repo: str, revision: str | None, kind: Kind, patterns: list[str], options: PullOptions | None = None
+    repo: str,
+    revision: str | None,
+    kind: Kind,
+    patterns: list[str],
+    options: PullOptions | None = None,
+    pickles: tuple[str, ...] = (),
 ) -> tuple[Path, str]:
     """Return the folder of a repository's files and the commit they are of, fetched where they are not in the cache.
 
@@ -60,32 +66,38 @@ def pull(
         kind: Model or dataset.
         patterns: Which files are wanted, as shell patterns over the whole path.
         options: How; None for the user's own cache and the usual patience.
+        pickles: Which files are wanted as well where a model has no safetensors; without any, it is refused.
 
     Raises:
         HubError: It cannot be had, in one sentence.
         DiskError: It cannot be written.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
     options = options or PullOptions()
-    name = f"{repo}@{revision}" if revision else repo
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise HubError(f"{name} is not a repository name (owner/name).") from error
-    cache = RepoCache(options.cache_dir or Path(constants.HF_HUB_CACHE), repo, kind)
-    remote = Remote(repo, kind, name, options.patience)
-    work = _Pull(cache, remote, patterns, options, Records.read(options.record_dir or default_record_dir(), cache))
+    remote, cache = opened(repo, revision, kind, options.patience, options.cache_dir)
+    records = Records.read(options.record_dir or default_record_dir(), cache)
+    work = _Pull(cache, remote, patterns, options, records, pickles)
     commit = work.resolve(revision or DEFAULT_REVISION)
-    cache.check_links(commit, name)
+    cache.check_links(commit, remote.name)
     try:
         work.fill(commit)
     finally:
         work.records.save()
-    cache.check_links(commit, name)
+    cache.check_links(commit, remote.name)
     return cache.snapshot(commit), commit
+
+
+def resolve(repo: str, revision: str | None, kind: Kind, options: PullOptions | None = None) -> str:
+    """Return the commit that a branch or tag is at, as a pull of it would; nothing is fetched, and nothing noted.
+
+    Args:
+        revision: Branch, tag or commit (which is its own, with no request); None for the branch main.
+
+    Raises:
+        HubError: There is none, or the Hub does not say; a commit from the cache is named, and never guessed.
+    """
+    options = options or PullOptions()
+    remote, cache = opened(repo, revision, kind, options.patience, options.cache_dir)
+    return commit_at(revision or DEFAULT_REVISION, remote, cache)
 
 
 @dataclass(frozen=True)
@@ -95,22 +107,16 @@ class _Pull:
     patterns: list[str]
     options: PullOptions
     records: Records
+    pickles: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.remote.name
 
     def resolve(self, revision: str) -> str:
-        if COMMIT.fullmatch(revision):
-            return revision
-        try:
-            commit = self.remote.resolve(revision)
-        except UnreachableError as error:
-            cached = self.cache.ref(revision)
-            asked = f"Which commit {self.name} is at cannot be asked ({error})"
-            if cached is None:
-                raise HubError(f"{asked}, and the cache does not have it; {AGAIN}.") from error
-            raise HubError(f"{asked}. The cache has it as of {cached}: set that as its revision to use it.") from error
+        commit = commit_at(revision, self.remote, self.cache)
+        if commit == revision:
+            return commit
         before = self.cache.ref(revision)
         if before not in (None, commit):
             log.warning("%s has moved from %s to %s; set revision to a commit to stay at it", self.name, before, commit)
@@ -126,8 +132,12 @@ class _Pull:
             except UnreachableError as error:
                 return self._use_unlisted(commit, error)
             self.records.set_listed(commit, files)
-        self._refuse_pickles(files)
-        wanted = self._wanted(files)
+        wanted = self._wanted(files) + self._pickles(files)
+        if twins := same_on_some_disks(file.path for file in wanted):
+            raise HubError(
+                f"{self.name} has {' and '.join(twins)}, which are one file on some disks; nothing was fetched. Tell "
+                "its owner."
+            )
         missing = [file for file in wanted if not self._is_at_hand(file, commit)]
         if not missing:
             log.info("%s: all %d files are in the cache and checked, at %s", self.name, len(wanted), commit[:12])
@@ -148,18 +158,20 @@ class _Pull:
         chosen = filter_repo_objects(files, allow_patterns=self.patterns, key=lambda file: file.path)
         return list(chosen)
 
-    def _refuse_pickles(self, files: list[HubFile]) -> None:
+    def _pickles(self, files: list[HubFile]) -> list[HubFile]:
+        """The weights of a model that has them as pickle only, refused where they are not asked for."""
         from huggingface_hub.utils import filter_repo_objects
 
-        names = [file.path for file in files]
-        if self.cache.kind != "model" or any(name.endswith(".safetensors") for name in names):
-            return
-        pickles = list(filter_repo_objects(names, allow_patterns=list(PICKLES)))
-        if pickles:
+        if self.cache.kind != "model" or any(file.path.endswith(".safetensors") for file in files):
+            return []
+        found = list(filter_repo_objects(files, allow_patterns=list(PICKLES), key=lambda file: file.path))
+        if found and not self.pickles:
             raise HubError(
-                f"{self.name} has its weights as pickle only ({pickles[0]}), which can run code when it is loaded; "
-                "name a revision with safetensors, or convert it (load, save_pretrained) and name the folder."
+                f"{self.name} has its weights as pickle only ({found[0].path}), which can run code when it is loaded; "
+                "name a revision with safetensors, or set allow_pickle: true beside it to read its tensors and nothing "
+                "else."
             )
+        return [file for file in found if any(fnmatch(file.path, pattern) for pattern in self.pickles)]
 
     def _is_at_hand(self, file: HubFile, commit: str) -> bool:
         """Whether a file is there with the right content; a damaged one is removed, a blob without its link linked."""
@@ -209,7 +221,7 @@ class _Pull:
         try:
             snapshot_download(
                 self.cache.repo, revision=commit, repo_type=self.cache.kind, cache_dir=self.cache.cache_dir,
-                allow_patterns=self.patterns, local_files_only=True,
+                allow_patterns=[*self.patterns, *self.pickles], local_files_only=True,
             )  # fmt: skip
         except FileNotFoundError:
             raise HubError(
@@ -222,13 +234,12 @@ class _Pull:
             log.warning(
                 "%s: %d files are no links to blobs and cannot be checked (%s)", self.name, len(plain), plain[0]
             )
-        wanted = self._wanted(
-            [
-                HubFile(path.relative_to(snapshot).as_posix(), path.stat().st_size, path.readlink().name)
-                for path in paths
-                if path.is_symlink()
-            ]
-        )
+        linked = [
+            HubFile(path.relative_to(snapshot).as_posix(), path.stat().st_size, path.readlink().name)
+            for path in paths
+            if path.is_symlink()
+        ]
+        wanted = self._wanted(linked) + self._pickles(linked)
         for file in wanted:
             path = snapshot / file.path
             if not self.records.is_checked(file, path) and not file.matches(path):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mergekit_optimer.files import write_json
 from mergekit_optimer.hub.snapshot import HubFile, RepoCache
-from mergekit_optimer.runs import write_json
+from mergekit_optimer.machine import user_cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 
 def default_record_dir() -> Path:
     """``$XDG_CACHE_HOME/mergekit-optimer/hub``, of ~/.cache where that is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergekit-optimer" / "hub"
+    return user_cache_dir() / "hub"
 
 
 @dataclass

@@ -1,8 +1,9 @@
-"""Requests to one repository on the Hub: resolve a revision, list files, stream one. Nothing is written here.
+"""Requests to one repository on the Hub: resolve a revision, list files, stream one, or ask huggingface_hub's API.
 
-They go through huggingface_hub's own session (its login, proxies and certificates). Its downloads are not used: they do
+All go through huggingface_hub's own session (its login, proxies and certificates). Its downloads are not used: they do
 not try a failed GET again, wait as long as a server names, start anew after a kill, and check no hash. The price is
-plain HTTP also where the Hub stores a file with Xet; what `hf download` has fetched is found and checked.
+plain HTTP also where the Hub stores a file with Xet; what `hf download` has fetched is found and checked. A push does
+go through its API, and so through Xet.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from mergekit_optimer import __version__
 from mergekit_optimer.errors import HubError
-from mergekit_optimer.hub.faults import PassingError, Patience, Tries, judge
+from mergekit_optimer.hub.faults import AGAIN, Deed, PassingError, Patience, Tries, UnreachableError, judge, place_of
+from mergekit_optimer.hub.session import one_try_session
 from mergekit_optimer.hub.snapshot import COMMIT, HubFile, Kind, checked_file
 
 if TYPE_CHECKING:
     import httpx2
+    from huggingface_hub import HfApi
+
+# The Hub answers a commit of many files only when all of it is made.
+_ANSWER_S = 60.0
 
 T = TypeVar("T")
 
@@ -33,18 +39,25 @@ class Remote:
         kind: Model or dataset.
         name: Repository and revision as the user wrote them, for sentences.
         patience: How long failures are borne with.
+        deed: What is to be done there, for sentences.
     """
 
     repo: str
     kind: Kind
     name: str
     patience: Patience
+    deed: Deed = "read"
 
     @property
     def endpoint(self) -> str:
         from huggingface_hub import constants
 
         return str(constants.ENDPOINT)
+
+    @property
+    def place(self) -> str:
+        """The Hub's address, for sentences."""
+        return place_of(self.endpoint)
 
     def resolve(self, revision: str) -> str:
         """Return the commit that a branch or tag is at.
@@ -121,6 +134,44 @@ class Remote:
             except PassingError as fault:
                 tries.failed(fault)
 
+    def ask(self, call: Callable[[HfApi], T]) -> T:
+        """Return what huggingface_hub's API answers, asked until it does not fail in a passing way.
+
+        Raises:
+            HubError: It refuses, or cannot be had within the patience.
+        """
+        return self.reach(lambda: self.repeat(lambda: self.ask_once(call)))
+
+    def ask_once(self, call: Callable[[HfApi], T], on_stored: Callable[[int], object] | None = None) -> T:
+        """Ask huggingface_hub's API once.
+
+        Args:
+            call: With the API; makes requests and nothing else.
+            on_stored: Called with the bytes of a large file, or of a part of one, that have been stored.
+
+        Raises:
+            PassingError: It failed in a way that may pass.
+            HubError: It refuses.
+            UnreachableError: HF_HUB_OFFLINE=1.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(library_name="mergekit-optimer", library_version=__version__)
+        timeout_s = self.patience.timeout_s or _ANSWER_S
+        with (
+            self._judged(OSError, RuntimeError, ValueError, KeyError),
+            one_try_session(self._judge, timeout_s, on_stored),
+        ):
+            return call(api)
+
+    def reach(self, work: Callable[[], T]) -> T:
+        """Do a piece of work; that the Hub cannot be had for it becomes one sentence."""
+        try:
+            return work()
+        except UnreachableError as error:
+            done = "pushed" if self.deed == "write" else "had"
+            raise HubError(f"{self.name} cannot be {done}: {error}; {AGAIN}.") from error
+
     @property
     def _api(self) -> str:
         return f"{self.endpoint}/api/{self.kind}s/{self.repo}"
@@ -151,13 +202,16 @@ class Remote:
 
         return self.repeat(get)
 
+    def _judge(self, error: Exception) -> Exception:
+        return judge(error, self.name, self.endpoint, self.deed)
+
     @contextmanager
-    def _judged(self) -> Iterator[None]:
+    def _judged(self, *others: type[Exception]) -> Iterator[None]:
         import httpx2
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         try:
             yield
-        except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled, UnicodeEncodeError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled, UnicodeEncodeError, *others) as error:
             # Without the cause: its text can hold a signed address or the header with the token.
-            raise judge(error, self.name, self.endpoint) from None
+            raise self._judge(error) from None

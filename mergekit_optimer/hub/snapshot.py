@@ -13,6 +13,8 @@ import hashlib
 import logging
 import os
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +28,11 @@ Kind = Literal["model", "dataset"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CHUNK_BYTES = 2**20
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit and so stays what it is: 40 hex digits."""
+    return revision is not None and COMMIT.fullmatch(revision) is not None
 
 
 @dataclass(frozen=True)
@@ -59,19 +66,32 @@ class HubFile:
         return bool(digest.hexdigest() == self.oid)
 
 
+def is_safe_name(path: str) -> bool:
+    """Whether a name in a repository stays inside any folder it is put into, on any disk."""
+    return not (
+        any(part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255 for part in path.split("/"))
+        or any(ord(character) < 32 or character in "\\\x7f" or 0xD800 <= ord(character) <= 0xDFFF for character in path)
+        or re.match(r"[A-Za-z]:", path) is not None
+    )
+
+
+def same_on_some_disks(paths: Iterable[str]) -> tuple[str, str] | None:
+    """Return two names that are one file where letters' case or form does not count; None where all differ."""
+    seen: dict[str, str] = {}
+    for path in sorted(paths):
+        folded = unicodedata.normalize("NFC", path).casefold()
+        if seen.setdefault(folded, path) != path:
+            return seen[folded], path
+    return None
+
+
 def checked_file(path: str, size: int, oid: str, name: str) -> HubFile:
     """Return a listed file whose name and hash can safely become paths.
 
     Raises:
         HubError: They could lead out of the cache, or are no name and hash at all.
     """
-    parts = path.split("/")
-    is_unsafe = (
-        any(part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts)
-        or any(ord(character) < 32 or character in "\\\x7f" or 0xD800 <= ord(character) <= 0xDFFF for character in path)
-        or re.match(r"[A-Za-z]:", path) is not None
-    )
-    if is_unsafe:
+    if not is_safe_name(path):
         shown = path if len(path) <= 60 else path[:57] + "..."
         raise HubError(f"{name} lists a file {shown!r}, which is no safe name; nothing was fetched. Tell its owner.")
     if _OID.fullmatch(oid) is None or size < 0:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_optimer.errors import RunFolderError
+from mergekit_optimer.files import content_hash, link_folder, read_json, write_json
 from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.pipeline.pins import read_pins
 from mergekit_optimer.pipeline.stages import dev_tasks
 from mergekit_optimer.recipe import Recipe
-from mergekit_optimer.runs import RunDir, content_hash, flatten, link_folder, read_json, write_json
+from mergekit_optimer.runs import RunDir, flatten
 from mergekit_optimer.vectors import load_vector
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def check_source(recipe: Recipe, source_dir: Path, device: str) -> None:
             "search without --from."
         )
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(recipe, RunDir(Path(folder)), device)
+        job = Job(read_pins(recipe, source), RunDir(Path(folder)), device)
         theirs = read_json(source.winner_path)["scored_with"]
         if job.base_fingerprint != theirs["base"]:
             raise RunFolderError(f"The base model is not the one that {source.root} was searched over; restore it.")

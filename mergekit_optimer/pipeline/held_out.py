@@ -18,6 +18,7 @@ from typing import Any
 
 from mergekit_optimer.errors import MergeError, NotFiniteError
 from mergekit_optimer.evaluate import Scorer, load_model
+from mergekit_optimer.files import TEMPORARY, content_hash, read_json, write_json
 from mergekit_optimer.merge import merge_yaml, stock_yaml
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.pipeline.stages import (
@@ -29,7 +30,7 @@ from mergekit_optimer.pipeline.stages import (
 )
 from mergekit_optimer.pipeline.trial import MergeAndScorer
 from mergekit_optimer.recipe import DATA_MIXTURE, Recipe
-from mergekit_optimer.runs import TEMPORARY, RunDir, content_hash, read_json, write_json
+from mergekit_optimer.runs import RunDir
 from mergekit_optimer.scores import TaskScores
 from mergekit_optimer.search import warm_start_weights
 from mergekit_optimer.vectors import model_fingerprint, tokenizer_fingerprint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +14,22 @@ from typing import Any
 
 from mergekit_optimer.corpora import Corpus, read_corpus
 from mergekit_optimer.errors import MergeError, VectorError
-from mergekit_optimer.hub import Located, locate
+from mergekit_optimer.files import content_hash
+from mergekit_optimer.hub import ADAPTER_FILES, Located, locate
 from mergekit_optimer.merge import Ingredient
+from mergekit_optimer.pipeline.pushed import read_pushed
 from mergekit_optimer.recipe import Recipe, VectorSpec
 from mergekit_optimer.runs import RunDir
-from mergekit_optimer.vectors import TensorFolder, VectorPool, load_pool, load_tokenizer, model_fingerprint
+from mergekit_optimer.train import RECORD_NAME
+from mergekit_optimer.vectors import (
+    TensorFolder,
+    VectorPool,
+    file_sha256,
+    load_pool,
+    load_tokenizer,
+    load_vector,
+    model_fingerprint,
+)
 
 log = logging.getLogger(__name__)
 
@@ -108,14 +119,41 @@ class Job:
     def vector(self, name: str) -> Located:
         """Where a vector lies: where the recipe says, else in the run folder."""
         spec = self.recipe.pool[name]
-        return locate(spec.delta, self.recipe, "model") if spec.delta else Located(self.run.vector_dir(name))
+        if spec.delta is not None:
+            return locate(spec.delta, self.recipe, "model")
+        return self._pushed("vectors", name, self.run.vector_dir(name), self.vector_content)
+
+    def vector_content(self, name: str) -> str:
+        """What a vector that was made here holds, as a hash of its files' hashes."""
+        return content_hash(load_vector(self.run.vector_dir(name)).files)
+
+    def checkpoint_content(self, dataset: str) -> str:
+        """Which training a checkpoint that was made here is of, as its record's hash."""
+        return file_sha256(self.run.checkpoint_dir(dataset) / RECORD_NAME)
+
+    def _pushed(self, part: str, name: str, folder: Path, content: Callable[[str], str]) -> Located:
+        """A folder of the run, with its place on the Hub where it was pushed as it is."""
+        there = read_pushed(self.run, part, name)
+        if there is None or not folder.exists() or there.content != content(name):
+            return Located(folder)
+        return Located(folder, there.repo, there.revision)
 
     def checkpoint(self, name: str) -> Located | None:
-        """The CPT checkpoint a vector is made from; None for a vector that came as a delta."""
+        """The checkpoint a vector is made from; None for a vector that came as a delta or an adapter."""
         spec = self.recipe.pool[name]
         if spec.dataset is not None:
-            return Located(self.run.checkpoint_dir(spec.dataset))
+            folder = self.run.checkpoint_dir(spec.dataset)
+            return self._pushed("checkpoints", spec.dataset, folder, self.checkpoint_content)
         return locate(spec.checkpoint, self.recipe, "model") if spec.checkpoint else None
+
+    def adapter(self, name: str) -> Located | None:
+        """The LoRA adapter a vector is made from, where it is made from one."""
+        spec = self.recipe.pool[name]
+        return locate(spec.adapter, self.recipe, "model", files=ADAPTER_FILES) if spec.adapter else None
+
+    def source(self, name: str) -> Located:
+        """What a vector is made from or came as: checkpoint, adapter or stored delta."""
+        return self.checkpoint(name) or self.adapter(name) or self.vector(name)
 
     def own_base(self, spec: VectorSpec) -> Located | None:
         """The base a vector was trained from, where that is another than the recipe's."""
@@ -145,11 +183,13 @@ class Job:
         for name, spec in self.recipe.pool.items():
             checkpoint, own_base = self.checkpoint(name), self.own_base(spec)
             sources.append((f"vectors/{name}", self.vector(name)))
+            adapter = self.adapter(name)
             sources += [(f"checkpoints/{name}", checkpoint)] if checkpoint else []
+            sources += [(f"adapters/{name}", adapter)] if adapter else []
             sources += [(f"bases/{name}", own_base)] if own_base else []
         labels: dict[str, str] = {}
         for use, source in sources:
-            label = source.label if source.repo is not None else self._place(source.path) or use
+            label = source.label if source.repo is not None else self._place(source.origin or source.path) or use
             names = chain((label, use), (f"{use}-{number}" for number in count(2)))
             labels.setdefault(str(source.path), next(name for name in names if name not in labels.values()))
         return labels

@@ -1,27 +1,29 @@
-"""Run folder -> report.json, the terminal table and the card. Measures nothing."""
+"""Run folder -> report.json, the figure of the search and the card. Measures nothing."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeGuard
 
 from mergekit_optimer.cards import render_model_card
 from mergekit_optimer.errors import RunFolderError
+from mergekit_optimer.files import read_json, write_bytes, write_json, write_text
 from mergekit_optimer.merge import merge_yaml, portable_yaml
 from mergekit_optimer.pipeline.held_out import held_out_scores
 from mergekit_optimer.pipeline.job import Job
-from mergekit_optimer.recipe import DATA_MIXTURE
+from mergekit_optimer.plots import search_figure
+from mergekit_optimer.recipe import DATA_MIXTURE, LightevalTask, SearchSection, Source, TaskSpec
 from mergekit_optimer.report import (
     BaseModelFacts,
     GradientFacts,
     ReportData,
     RungFacts,
     SearchFacts,
+    TrialFacts,
     VectorFacts,
     build_report,
 )
-from mergekit_optimer.runs import package_versions, read_json, write_json, write_text
+from mergekit_optimer.runs import package_versions
 from mergekit_optimer.scores import TaskScores
 from mergekit_optimer.search import WARM_START, TrialRecord, describe, warm_start_weights
 
@@ -30,7 +32,7 @@ _OPTIONS = {"tpe": {"assist", "multivariate", "constant_liar", "n_startup_trials
 
 
 def write_report(job: Job) -> ReportData:
-    """Gather the run's numbers into report/report.json."""
+    """Gather the run's numbers into report/report.json, and draw the search into report/figures/."""
     summary, manifest = read_json(job.run.winner_path), job.run.manifest()
     records = [TrialRecord.from_json(read_json(job.run.trial_dir(n) / "scores.json")) for n in summary["trials"]]
     winner = next(record for record in records if record.number == summary["winner"]["number"])
@@ -61,8 +63,11 @@ def write_report(job: Job) -> ReportData:
         repo=publish.repo,
         model_dir=job.run.model_dir.relative_to(job.run.root).as_posix(),
         card_path=job.run.card_path.relative_to(job.run.root).as_posix(),
+        trials=[_trial_facts(record, recipe.search.rungs[0].n_samples) for record in records],
+        lighteval_tasks={name: task.task for name, task in recipe.held_out.items() if _is_stock(task)},
     )
     write_json(job.run.report_path, report.to_json())
+    search_figure(report, job.run.figure_path)
     return report
 
 
@@ -73,7 +78,7 @@ def _command(job: Job) -> str:
 
 
 def write_card(job: Job) -> Path:
-    """Render the model card from report.json, into card/ and beside the merged model.
+    """Render the model card from report.json, into card/ and beside the merged model, each with its figure.
 
     Raises:
         RunFolderError: There is no merged model for it.
@@ -82,23 +87,33 @@ def write_card(job: Job) -> Path:
     if not job.run.model_dir.exists():
         raise RunFolderError(f"{job.run.root} holds no merged model; `mergekit-optimer search` makes it.")
     write_text(job.run.card_path, render_model_card(report))
-    shutil.copyfile(job.run.card_path, job.run.model_dir / "README.md")
+    search_figure(report, job.run.figure_path)
+    for folder in (job.run.card_path.parent, job.run.model_dir):
+        write_bytes(folder / job.run.figure_path.name, job.run.figure_path.read_bytes())
+    write_text(job.run.model_dir / "README.md", job.run.card_path.read_text(encoding="utf-8"))
     return job.run.card_path
 
 
 def _vector_facts(job: Job, name: str, weight: float) -> VectorFacts:
     vector, spec = job.pool.vectors[name], job.recipe.pool[name]
-    source = job.checkpoint(name) or job.vector(name)
+    place = job.vector(name)
+    # The vector itself where others can have it: it is what the merge adds.
+    source = place if place.repo is not None else job.source(name)
     training = vector.training or {}
     own_base = job.own_base(spec)
-    dataset = None
+    label, repo, revision = vector.dataset, vector.dataset_repo, vector.dataset_revision
     if spec.dataset is not None and job.recipe.train is not None:
-        dataset = str(job.recipe.train.datasets[spec.dataset])
+        data: Source = job.recipe.train.datasets[spec.dataset]
+        label, repo, revision = str(data), data.repo, data.revision
     return VectorFacts(
         name=name,
         label=job.labels[str(source.path)],
         repo=source.repo,
-        dataset=dataset,
+        revision=source.revision,
+        is_delta=source.path == place.path,
+        dataset=label,
+        dataset_repo=repo,
+        dataset_revision=revision,
         weight=weight,
         norm=vector.norm,
         relative_norm=vector.relative_norm,
@@ -109,6 +124,23 @@ def _vector_facts(job: Job, name: str, weight: float) -> VectorFacts:
         own_base=own_base.label if own_base else None,
         own_base_repo=own_base.repo if own_base else None,
     )
+
+
+def _trial_facts(record: TrialRecord, first_rung: int) -> TrialFacts:
+    kind = "adopted" if record.origin is not None else record.source.partition("/")[0]
+    state: Literal["scored", "rejected", "stopped", "collapsed"] = "scored"
+    if record.collapsed_by(first_rung):
+        state = "collapsed"
+    elif record.stopped is not None:
+        state = "stopped"
+    elif not record.kept[first_rung]:
+        state = "rejected"
+    return TrialFacts(record.number, record.values[first_rung], kind, state)
+
+
+def _is_stock(task: TaskSpec) -> TypeGuard[LightevalTask]:
+    """Whether a task is lighteval's own; a user's file may call anything by a benchmark's name."""
+    return isinstance(task, LightevalTask) and task.file is None
 
 
 def _search_facts(job: Job, summary: dict[str, Any], winner: TrialRecord, records: list[TrialRecord]) -> SearchFacts:
@@ -134,7 +166,17 @@ def _search_facts(job: Job, summary: dict[str, Any], winner: TrialRecord, record
         ),
         ended_flat=summary["stopped_flat"],
         gradient=GradientFacts(**summary["gradient"]) if summary["gradient"] else None,
+        objective_tasks=tuple(sorted(spec.objective.task_weights)),
+        base_value=_base_value(spec, records),
     )
+
+
+def _base_value(spec: SearchSection, records: list[TrialRecord]) -> float | None:
+    """The base model's objective on the first rung, where it is known."""
+    if spec.objective.gain_over_base:
+        return 0.0
+    first = spec.rungs[0].n_samples
+    return next((record.values[first] for record in records if record.is_base and record.stopped is None), None)
 
 
 def _dev_scores(records: list[TrialRecord], winner: TrialRecord) -> dict[str, dict[str, TaskScores]]:

@@ -1,4 +1,4 @@
-"""The stages up to the winner: check everything, train, make vectors, search. Each can be run alone and again."""
+"""The stages up to the winner: check everything, train, search. Each can be run alone and again."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_optimer import corpora
-from mergekit_optimer.errors import MergeError, SearchError
+from mergekit_optimer.errors import SearchError
 from mergekit_optimer.evaluate import check_tasks
+from mergekit_optimer.files import content_hash, discard, read_json, write_json, write_text
 from mergekit_optimer.merge import merge_to_folder, merge_yaml, portable_yaml
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.pipeline.trial import MergeAndScorer
+from mergekit_optimer.pipeline.vector_sources import check_vector_sources
 from mergekit_optimer.recipe import DATA_MIXTURE
-from mergekit_optimer.runs import RunDir, content_hash, discard, read_json, write_json, write_text
+from mergekit_optimer.runs import RunDir
 from mergekit_optimer.search import Search, TrialRecord
 from mergekit_optimer.tasks import PreparedTask, prepare_tasks, read_max_length, sample_texts
 from mergekit_optimer.train import check_training, train_dataset, train_mixture
-from mergekit_optimer.vectors import (
-    WELL_APPLIED,
-    TensorFolder,
-    check_checkpoint,
-    check_finite,
-    extract_vector,
-    load_pool,
-    model_fingerprint,
-)
+from mergekit_optimer.vectors import TensorFolder, check_finite
 
 log = logging.getLogger(__name__)
 
@@ -52,24 +46,8 @@ def check_inputs(job: Job) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trial = replace(job, run=RunDir(Path(folder)))
         check_tasks([*dev_tasks(trial), *held_out_tasks(trial)])
-    _check_vector_sources(job)
+    check_vector_sources(job)
     check_held_out_is_apart(job)
-
-
-def _check_vector_sources(job: Job) -> None:
-    """Check the vectors that come from elsewhere: that they are there and fit, before anything is trained."""
-    deltas = {}
-    for name, spec in job.recipe.pool.items():
-        own_base = job.own_base(spec)
-        checkpoint = job.checkpoint(name) if spec.checkpoint else None
-        if checkpoint is not None:
-            base = own_base or job.base
-            check_checkpoint(name, checkpoint.path, base.path, base.label)
-            # The vector will be added to the recipe's base, whatever it is subtracted from.
-            check_checkpoint(name, checkpoint.path, job.base.path, job.base.label)
-        elif spec.delta is not None:
-            deltas[name] = job.vector(name).path
-    load_pool(job.base.path, deltas)
 
 
 def check_held_out_is_apart(job: Job) -> None:
@@ -121,27 +99,6 @@ def train_pool(job: Job, datasets: list[str] | None = None, mixture: bool | None
         with job.stage(f"train/{DATA_MIXTURE}", key, folder) as wanted:
             if wanted:
                 train_mixture(recipe, job.base.path, folder, device=job.device, datasets=mixed, replace=True)
-
-
-def make_vectors(job: Job) -> None:
-    """Extract the distribution vector of each checkpoint of the pool; stored deltas are used where they lie."""
-    for name, spec in job.recipe.pool.items():
-        checkpoint, folder = job.checkpoint(name), job.run.vector_dir(name)
-        if checkpoint is None:
-            continue
-        if not checkpoint.path.exists():
-            raise MergeError(f"Dataset '{spec.dataset}' is not trained yet; run `mergekit-optimer train` first.")
-        base = job.own_base(spec) or job.base
-        inputs = content_hash([model_fingerprint(checkpoint.path), model_fingerprint(base.path), spec.dtype])
-        with job.stage(f"vectors/{name}", inputs, folder) as wanted:
-            if not wanted:
-                continue
-            discard(folder)
-            vector = extract_vector(name, checkpoint.path, base.path, folder, base.label, spec.dtype)
-            log.info("vector %s: norm %.4g, %.2g of the base's", name, vector.norm, vector.relative_norm)
-            applied = vector.applied_fraction[job.dtype]["total"]
-            if applied < WELL_APPLIED:
-                log.warning("vector %s: only %.0f %% of it survives storage as %s", name, 100 * applied, job.dtype)
 
 
 def dev_tasks(job: Job) -> list[PreparedTask]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from mergekit_optimer.errors import NotFiniteError
 from mergekit_optimer.evaluate import Scorer, load_model
+from mergekit_optimer.files import write_text
 from mergekit_optimer.merge import merge_yaml
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.resident import ResidentMerge, check_memory
-from mergekit_optimer.runs import write_text
 from mergekit_optimer.scores import TaskScores
 from mergekit_optimer.search import Measured, unit
 from mergekit_optimer.tasks import PreparedTask

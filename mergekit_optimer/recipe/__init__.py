@@ -3,28 +3,32 @@
 from mergekit_optimer.recipe.load import load_recipe
 from mergekit_optimer.recipe.models import (
     DATA_MIXTURE,
+    REPO,
     DatasetSpec,
     Recipe,
     TrainSection,
     VectorSpec,
 )
 from mergekit_optimer.recipe.search import RACE_FROM, Objective, Rung, SamplerSpec, SearchSection, WeightInterval
-from mergekit_optimer.recipe.sources import ModelSource, Source, TextSource
+from mergekit_optimer.recipe.sources import ModelSource, Name, Section, Source, TextSource, is_name
 from mergekit_optimer.recipe.tasks import ChoiceTask, GenerateTask, LightevalTask, TaskSpec, TextTask
 
 __all__ = [
     "DATA_MIXTURE",
     "RACE_FROM",
+    "REPO",
     "ChoiceTask",
     "DatasetSpec",
     "GenerateTask",
     "LightevalTask",
     "ModelSource",
+    "Name",
     "Objective",
     "Recipe",
     "Rung",
     "SamplerSpec",
     "SearchSection",
+    "Section",
     "Source",
     "TaskSpec",
     "TextSource",
@@ -32,5 +36,6 @@ __all__ = [
     "TrainSection",
     "VectorSpec",
     "WeightInterval",
+    "is_name",
     "load_recipe",
 ]

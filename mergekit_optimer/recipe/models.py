@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,7 +19,9 @@ from mergekit_optimer.recipe.tasks import LOG_LIKELIHOODS, LightevalTask, TaskSp
 # The baseline trained on the mixed data; its checkpoint lies among those of the datasets.
 DATA_MIXTURE = "data_mixture"
 
-_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+# A repository of the Hub.
+REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+_REPO_PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/([A-Za-z0-9_][A-Za-z0-9._-]*)?")
 
 
 class DatasetSpec(TextSource):
@@ -74,38 +77,63 @@ class TrainSection(Section):
 
 
 class VectorSpec(Section):
-    """One member of the vector pool: trained here, a checkpoint (of its own base, perhaps), or a stored delta."""
+    """One member of the vector pool: trained here, a checkpoint or adapter (of its own base, perhaps), or a delta."""
 
     dataset: Name | None = None
     checkpoint: ModelSource | None = None
+    adapter: ModelSource | None = None
     delta: Source | None = None
     base: ModelSource | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> Self:
-        if sum(origin is not None for origin in (self.dataset, self.checkpoint, self.delta)) != 1:
-            raise ValueError("give exactly one of dataset, checkpoint, delta")
-        if self.base is not None and self.checkpoint is None:
-            raise ValueError("base belongs to checkpoint")
+        origins = (self.dataset, self.checkpoint, self.adapter, self.delta)
+        if sum(origin is not None for origin in origins) != 1:
+            raise ValueError("give exactly one of dataset, checkpoint, adapter, delta")
+        if self.base is not None and self.checkpoint is None and self.adapter is None:
+            raise ValueError("base belongs to checkpoint or adapter")
+        if self.adapter is not None and self.adapter.trust_remote_code:
+            raise ValueError("an adapter ships no code; trust_remote_code belongs to its base")
         return self
 
 
 class PublishSection(Section):
-    """What the card and the repository of the merged model say."""
+    """What the card of the merged model says, and the repositories for it and for what it was made from.
+
+    ``checkpoints`` and ``vectors`` are beginnings of repositories: org/dv- makes vector ja org/dv-ja.
+    """
 
     repo: str | None = None
+    checkpoints: str | None = None
+    vectors: str | None = None
+    pool: str | None = None
     private: bool = True
     license: str = "other"
     language: list[str] = Field(default_factory=list)
 
-    @field_validator("repo")
+    @field_validator("repo", "pool")
     @classmethod
     def _is_a_repository(cls, value: str | None) -> str | None:
         # It is written into cards and reports, where a path of this machine has no place.
-        if value is not None and not _REPO.fullmatch(value):
+        if value is not None and not REPO.fullmatch(value):
             raise ValueError(f"'{value}' is no repository; write owner/name, of letters, digits, '.', '_' and '-'")
         return value
+
+    @field_validator("checkpoints", "vectors")
+    @classmethod
+    def _begins_repositories(cls, value: str | None) -> str | None:
+        if value is not None and not _REPO_PREFIX.fullmatch(value):
+            raise ValueError(f"'{value}' begins no repository; write owner/ or owner/prefix-, as org/dv-")
+        return value
+
+    def repositories(self, vectors: Iterable[str]) -> dict[str, str]:
+        """What each part of a study is published as, by what it is: "vector ja", "pool", ..."""
+        parts = {"merged model": self.repo, "pool": self.pool}
+        for name in sorted(vectors):
+            parts[f"vector {name}"] = f"{self.vectors}{name}" if self.vectors is not None else None
+            parts[f"checkpoint {name}"] = f"{self.checkpoints}{name}" if self.checkpoints is not None else None
+        return {part: repo for part, repo in parts.items() if repo is not None}
 
 
 class Recipe(Section):
@@ -139,6 +167,7 @@ class Recipe(Section):
         if isinstance(weights, dict) and set(weights) != set(self.pool):
             problems.append(f"search.weights: intervals for {sorted(weights)}, vectors are {sorted(self.pool)}")
         problems += self._weights_without_base()
+        problems += self._repositories_of_two()
         unknown = sorted(self.search.objective.task_names - set(self.tasks))
         if unknown:
             problems.append(f"search.objective: {', '.join(unknown)} not in tasks ({', '.join(sorted(self.tasks))})")
@@ -174,6 +203,15 @@ class Recipe(Section):
             f"search.weights: {which} excludes 0, but the objective measures trials against the base model"
             for which, interval in intervals.items()
             if interval.low > 0 or interval.high < 0
+        ]
+
+    def _repositories_of_two(self) -> list[str]:
+        """Name the repositories that two parts of the study would be pushed to; the Hub takes A and a for one."""
+        parts: dict[str, list[str]] = {}
+        for part, repo in self.publish.repositories(self.pool).items():
+            parts.setdefault(repo.lower(), []).append(part)
+        return [
+            f"publish: {' and '.join(two)} would be one repository, {repo}" for repo, two in parts.items() if two[1:]
         ]
 
     @property

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import operator
+import re
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # A name becomes a folder name and a line of a card: letters, digits, dot, dash and underscore only.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=_NAME)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[int, Field(gt=0)]
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text from elsewhere can be a name in a recipe."""
+    return re.fullmatch(_NAME.strip("^$"), text) is not None
 
 
 class Section(BaseModel):
@@ -40,9 +51,17 @@ class Source(Section):
 
 
 class ModelSource(Source):
-    """A model folder or repository. Code shipped with a model runs only where the recipe says so."""
+    """A model folder or repository. Code shipped with it runs, and a pickle is read, only where the recipe says so."""
 
     trust_remote_code: bool = False
+    # Left out of the canonical recipe where it is false, so that runs made before there was such a key can go on.
+    allow_pickle: bool = Field(default=False, exclude_if=operator.not_)
+
+    @model_validator(mode="after")
+    def _runs_only_code_that_was_read(self) -> Self:
+        if self.trust_remote_code and self.repo is not None and not _COMMIT.fullmatch(self.revision or ""):
+            raise ValueError("trust_remote_code runs code of that repository: pin it with revision: <commit sha>")
+        return self
 
 
 class TextSource(Source):

@@ -8,22 +8,32 @@ from mergekit_optimer.report.data import (
     RungFacts,
     SearchFacts,
     TaskFacts,
+    TrialFacts,
     VectorFacts,
 )
+from mergekit_optimer.report.links import Linked, hub_cell, is_pinned, is_repo, repo_link
+from mergekit_optimer.report.numbers import format_size
 from mergekit_optimer.report.terminal import render_table
 from mergekit_optimer.report.words import verdict_sentence
 
 __all__ = [
     "BaseModelFacts",
     "GradientFacts",
+    "Linked",
     "ReportData",
     "RungFacts",
     "SearchFacts",
     "TaskFacts",
+    "TrialFacts",
     "VectorFacts",
     "bound_reached",
     "build_report",
+    "format_size",
+    "hub_cell",
+    "is_pinned",
+    "is_repo",
     "primary_score",
     "render_table",
+    "repo_link",
     "verdict_sentence",
 ]

@@ -8,7 +8,15 @@ from typing import Literal
 
 from mergekit_optimer.compare import WINNER, Scores, compare
 from mergekit_optimer.errors import TaskError
-from mergekit_optimer.report.data import BaseModelFacts, Part, ReportData, SearchFacts, TaskFacts, VectorFacts
+from mergekit_optimer.report.data import (
+    BaseModelFacts,
+    Part,
+    ReportData,
+    SearchFacts,
+    TaskFacts,
+    TrialFacts,
+    VectorFacts,
+)
 from mergekit_optimer.scores import Score, TaskScores, floored
 
 # A sampler hardly ever proposes a bound itself: the last hundredth of the interval counts as the bound.
@@ -38,6 +46,8 @@ def build_report(
     repo: str | None = None,
     model_dir: str | None = None,
     card_path: str | None = None,
+    trials: Sequence[TrialFacts] = (),
+    lighteval_tasks: Mapping[str, str] | None = None,
     n_resamples: int = 10_000,
 ) -> ReportData:
     """Compare the winner with the baselines and put everything into one record.
@@ -46,6 +56,7 @@ def build_report(
         dev: Model -> task -> per-sample scores on the dev set, for ``winner`` and whatever baselines were trials.
         held_out: The same on the held-out set, for ``winner``, ``base_model`` and every other baseline.
         portable_reason: Why there is no portable YAML; None where there is one.
+        lighteval_tasks: Held-out task -> name of the stock lighteval task that it is.
         (the others): As in ``ReportData`` and its parts. ``VectorFacts.at_bound`` is worked out here.
 
     Raises:
@@ -67,7 +78,7 @@ def build_report(
             for vector in sorted(vectors, key=lambda vector: vector.name)
         ),
         search=search,
-        tasks={"dev": _task_facts(dev), "held_out": _task_facts(held_out)},
+        tasks={"dev": _task_facts(dev, {}), "held_out": _task_facts(held_out, lighteval_tasks or {})},
         scores={"dev": _all_scores(dev), "held_out": _all_scores(held_out)},
         comparison=compare(held_out, dev, seed=seed, n_resamples=n_resamples),
         timings=dict(sorted(timings.items())),
@@ -80,6 +91,7 @@ def build_report(
         repo=repo,
         model_dir=model_dir,
         card_path=card_path,
+        trials=tuple(sorted(trials, key=lambda trial: trial.number)),
     )
 
 
@@ -112,11 +124,12 @@ def _on_common_samples(dev: Scores) -> dict[str, dict[str, TaskScores]]:
     }
 
 
-def _task_facts(scores: Scores) -> dict[str, TaskFacts]:
+def _task_facts(scores: Scores, lighteval_tasks: Mapping[str, str]) -> dict[str, TaskFacts]:
     facts = {}
     for task, task_scores in sorted(scores[WINNER].items()):
         samples = task_scores.metrics[task_scores.primary]
-        facts[task] = TaskFacts(task_scores.primary, samples.higher_is_better, len(samples.values))
+        stock = lighteval_tasks.get(task)
+        facts[task] = TaskFacts(task_scores.primary, samples.higher_is_better, len(samples.values), stock)
     return facts
 
 

@@ -37,7 +37,9 @@ class VectorFacts:
     Attributes:
         label: Where its checkpoint or delta is from: repo@sha, or a name.
         repo: Hub repository of that; None for a local one.
+        revision: Commit sha of that repository; None for a local one.
         dataset: Label of the data it was trained on; None where unknown.
+        dataset_repo: Hub repository of the data; None for local or unknown data. ``dataset_revision``: its commit sha.
         weight: The winner's merge weight.
         norm: Euclidean norm of the vector over all tensors.
         relative_norm: ``norm`` over the base model's norm.
@@ -45,6 +47,7 @@ class VectorFacts:
         n_tokens: Tokens trained on; None where it was not trained here. ``n_steps`` and ``learning_rate`` alike.
         own_base: Label of the base model it was trained from, where that is another one.
         own_base_repo: Its Hub repository.
+        is_delta: Whether ``label`` is the vector itself and no checkpoint, so that no base is needed to add it.
         at_bound: Whether ``weight`` lies at an end of its search interval; set by ``build_report``.
     """
 
@@ -62,6 +65,10 @@ class VectorFacts:
     own_base: str | None = None
     own_base_repo: str | None = None
     at_bound: Literal["low", "high"] | None = None
+    revision: str | None = None
+    dataset_repo: str | None = None
+    dataset_revision: str | None = None
+    is_delta: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,8 @@ class SearchFacts:
         n_adopted: Trials among ``n_trials`` that another study had scored.
         n_raced_out: Trials that a race stopped, so that they saw fewer samples.
         ended_flat: Whether the study ended early because its best no longer rose.
+        objective_tasks: The dev tasks that were maximised; empty in reports that did not yet say.
+        base_value: The base model's objective on the first rung; None where it was not scored.
         started: ISO 8601 time in UTC; ``finished`` alike.
     """
 
@@ -112,15 +121,39 @@ class SearchFacts:
     n_raced_out: int = 0
     ended_flat: bool = False
     gradient: GradientFacts | None = None
+    objective_tasks: tuple[str, ...] = ()
+    base_value: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialFacts:
+    """One trial of the study.
+
+    Attributes:
+        value: Its objective on the first rung, which all trials took: on the same samples, so comparable. Of a
+            stopped trial the estimate.
+        kind: "warm_start", "surrogate", "sampler" or "adopted" (scored in another study).
+        state: What became of it on the first rung; "rejected" is by ``keep``, and so no candidate for the winner.
+    """
+
+    number: int
+    value: float
+    kind: str
+    state: Literal["scored", "rejected", "stopped", "collapsed"] = "scored"
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task's primary metric, its direction, and how many samples every score of it stands on."""
+    """A task's primary metric, its direction, and how many samples every score of it stands on.
+
+    Attributes:
+        lighteval_task: Name of the stock lighteval task that it is, as "gsm8k|4"; None for any other task.
+    """
 
     metric: str
     higher_is_better: bool
     n: int
+    lighteval_task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +169,7 @@ class ReportData:
         yaml: merge.yaml of the winner, for mergekit with this package's method.
         portable_yaml: The same merge for plain mergekit; None where there is none, and ``portable_reason`` says why.
         command: The command that makes this run again.
+        trials: The study's trials in order; empty in reports that did not yet hold them.
         repo: Hub repository the merged model is meant for; None where the recipe names none.
         model_dir: Merged model, relative to the run folder; ``card_path`` alike. None where not written.
     """
@@ -162,6 +196,7 @@ class ReportData:
     repo: str | None = None
     model_dir: str | None = None
     card_path: str | None = None
+    trials: tuple[TrialFacts, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

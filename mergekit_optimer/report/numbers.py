@@ -18,6 +18,11 @@ def format_score(score: Score) -> str:
     return f"{_fixed(score.value, decimals)} ± {_fixed(score.stderr, decimals)}"
 
 
+def rounded_score(score: Score) -> float:
+    """The value as ``format_score`` writes it, for a reader that wants a number."""
+    return float(format_score(score).partition(" ")[0])
+
+
 def format_interval(interval: Interval) -> str:
     """Signed difference with its interval, to the decimals of a standard error of the interval's width.
 
@@ -49,6 +54,18 @@ def format_number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def format_size(size_bytes: int) -> str:
+    """Bytes as B, kB, MB or GB of a thousand each, as the Hub counts them."""
+    if size_bytes < 1000:
+        return f"{size_bytes} B"
+    size, units = size_bytes / 1000, iter(("kB", "MB", "GB", "TB"))
+    unit = next(units)
+    # What would be rounded to 1000.0 is 1.0 of the next.
+    while size >= 999.95 and unit != "TB":
+        size, unit = size / 1000, next(units)
+    return f"{size:.1f} {unit}"
 
 
 def format_duration(seconds: float) -> str:

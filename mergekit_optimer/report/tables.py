@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mergekit_optimer.compare import BASE, WINNER
 from mergekit_optimer.report.build import primary_score
 from mergekit_optimer.report.data import Part, ReportData
+from mergekit_optimer.report.links import hub_cell
 from mergekit_optimer.report.numbers import (
     format_difference,
     format_duration,
@@ -19,7 +20,7 @@ from mergekit_optimer.report.numbers import (
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of plain text, unescaped. Every row is as long as the header; the first column names the row."""
+    """Cells of plain text, unescaped, or ``Linked``. Rows are as long as the header; the first column names the row."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -92,20 +93,23 @@ def other_metrics_table(report: ReportData) -> Table:
 
 def weights_table(report: ReportData) -> Table:
     """The winner's weight of each vector, with a mark where it lies at a bound of its interval."""
-    header = ("vector", "weight", "searched in", "from", "data", "tokens", "steps", "learning rate", "relative norm", "applied")  # fmt: skip  # noqa: E501
+    header = ("vector", "weight", "searched in", "from", "data", "tokens", "steps", "learning rate", "norm",
+              "relative norm", "applied")  # fmt: skip
     rows = []
     for vector in report.vectors:
         low, high = report.search.intervals[vector.name]
         mark = f" (at the {_bound_word(vector.at_bound)} bound)" if vector.at_bound else ""
-        source = f"{vector.label} over {vector.own_base}" if vector.own_base else vector.label
-        numbers = (vector.n_tokens, vector.n_steps, vector.learning_rate, vector.relative_norm, vector.applied_fraction)
+        over = f" over {vector.own_base}" if vector.own_base else ""
+        data = hub_cell(vector.dataset or "–", vector.dataset_repo, vector.dataset_revision, "dataset")
+        numbers = (vector.n_tokens, vector.n_steps, vector.learning_rate, vector.norm, vector.relative_norm,
+                   vector.applied_fraction)  # fmt: skip
         rows.append(
             (
                 vector.name,
                 format_weight(vector.weight) + mark,
                 f"{format_number(low)} to {format_number(high)}",
-                source,
-                vector.dataset or "–",
+                hub_cell(vector.label, vector.repo, vector.revision, rest=over),
+                data,
                 *(format_number(number) for number in numbers),
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mergekit_optimer.compare import BASE, WINNER
 from mergekit_optimer.report.data import ReportData
+from mergekit_optimer.report.links import is_pinned, is_repo
 from mergekit_optimer.report.numbers import format_interval, format_number, format_score, format_weight
 from mergekit_optimer.vectors import WELL_APPLIED
 
@@ -71,14 +72,68 @@ def limits(report: ReportData) -> list[str]:
         found.append(f"{_trials(search.n_collapsed)} gave a collapsed model and counted with the metric's floor.")
     for model, tasks in sorted(report.comparison.collapsed.items()):
         found.append(f"{model} collapsed on {', '.join(tasks)} and stands there with the metric's floor.")
-    found += [
+    found += _retention(report)
+    found.append(
         "The intervals cover the choice of held-out samples only: not another training run, seed or search. They are "
         "not corrected for the number of comparisons, and the best baseline is picked by its held-out mean, which "
-        "favours it.",
-        f"Only {', '.join(report.comparison.tasks)} were measured on held-out samples. Other languages and abilities, "
-        "instruction following, bias and safety were not.",
-    ]
+        "favours it."
+    )
+    dev_only = sorted(set(report.tasks["dev"]) - set(report.tasks["held_out"]))
+    also = f" {' and '.join(dev_only)} had dev samples only." if dev_only else ""
+    found.append(
+        f"Only {', '.join(report.comparison.tasks)} were measured on held-out samples.{also} Other languages and "
+        "abilities, instruction following, bias and safety were not."
+    )
+    local = local_parts(report)
+    if local:
+        be = "is" if len(local) == 1 else "are"
+        found.append(
+            f"{_capital(', '.join(local))} {be} not on the Hub: nobody else can make this merge again from its parts."
+        )
     return found
+
+
+def local_parts(report: ReportData) -> list[str]:
+    """What the merge is made of and is in no repository, in words."""
+    parts = [] if is_repo(report.base.repo) else ["the base model"]
+    for vector in report.vectors:
+        if not is_repo(vector.repo):
+            parts.append(f"vector {vector.name}")
+        elif vector.own_base is not None and not is_repo(vector.own_base_repo) and not vector.is_delta:
+            parts.append(f"the base of vector {vector.name}")
+    return parts
+
+
+def can_be_made_from_the_hub(report: ReportData) -> bool:
+    """Whether base model and vectors lie there themselves, at known commits, and the merge has a repository too."""
+    return (
+        is_repo(report.repo)
+        and is_pinned(report.base.repo, report.base.revision)
+        and all(vector.is_delta and is_pinned(vector.repo, vector.revision) for vector in report.vectors)
+    )
+
+
+def _retention(report: ReportData) -> list[str]:
+    """What became of the abilities that were not searched for."""
+    searched = set(report.search.objective_tasks)
+    if not searched:
+        return []
+    outside = [task for task in report.comparison.tasks if task not in searched]
+    if not outside:
+        return [
+            "Every held-out task is part of the objective: what the merge lost elsewhere, as on general text, was not "
+            "measured."
+        ]
+    moved = report.comparison.baselines[BASE].tasks
+    return [
+        f"{task} lies outside the objective: there the winner differs from {BASE} by {format_interval(moved[task])}, "
+        "positive being better."
+        for task in outside
+    ]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _trials(n: int) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_optimer.errors import SearchError
+from mergekit_optimer.files import read_json, write_json, write_text
 from mergekit_optimer.recipe import SearchSection
-from mergekit_optimer.runs import RunDir, read_json, write_json, write_text
+from mergekit_optimer.runs import RunDir
 from mergekit_optimer.scores import TaskScores
 from mergekit_optimer.search.objective import Difference, Judgement, judge, needs_base, paired_difference
 from mergekit_optimer.search.records import TrialRecord, head

@@ -10,8 +10,8 @@ from typing import Any
 
 from mergekit_optimer import corpora
 from mergekit_optimer.errors import DataError, TaskError
+from mergekit_optimer.files import read_json
 from mergekit_optimer.recipe import ChoiceTask, GenerateTask, LightevalTask, Recipe, TaskSpec, TextTask
-from mergekit_optimer.runs import read_json
 from mergekit_optimer.tasks.prepared import PreparedTask, write_samples
 from mergekit_optimer.tasks.samples import (
     Row,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mergekit_optimer.files import write_text
 from mergekit_optimer.recipe import TaskSpec
-from mergekit_optimer.runs import write_text
 
 # lighteval takes a folder with {split}.jsonl for a dataset; the samples can be scored with its own command line too.
 SPLIT = "test"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergekit_optimer import runs
+from mergekit_optimer import files, runs
 from mergekit_optimer.errors import RunFolderError, TrainError
 from mergekit_optimer.machine import memory_named
 from mergekit_optimer.train.checkpoint import check_weights, load_base, make_plain
@@ -77,7 +77,7 @@ def run_training(
     config = make_config(training.name, training.options, working.trainer_dir)
     versions = runs.package_versions()
     base_fingerprint = model_fingerprint(base_dir)
-    inputs = runs.content_hash(
+    inputs = files.content_hash(
         {
             "options": training.options,
             "data": training.data_fingerprints,
@@ -98,7 +98,7 @@ def run_training(
         raise RunFolderError(f"{out_dir} exists and holds another training; delete it or restore the recipe.")
     # Of several processes, the first clears up and the others find it done.
     with config.main_process_first(local=False, desc="working folder"):
-        runs.discard(out_dir)
+        files.discard(out_dir)
         working.enter(training.name, inputs)
     # The two options that decide how much memory it takes.
     size = " and ".join(f"{key} {training.options[key]}" for key in ("per_device_train_batch_size", "max_length"))
@@ -124,10 +124,10 @@ def run_training(
     )
     if config.process_index == 0:
         check_weights(training.name, working.final_dir)
-        with runs.new_folder(out_dir) as folder:
+        with files.new_folder(out_dir) as folder:
             for file in working.final_dir.iterdir():
                 os.replace(file, folder / file.name)
-            runs.write_json(folder / RECORD_NAME, record.to_json())
+            files.write_json(folder / RECORD_NAME, record.to_json())
         working.remove()
     return record
 
@@ -191,7 +191,7 @@ def _on_disk(dataset: Dataset, folder: Path) -> Any:
     from datasets import load_from_disk
 
     if not folder.exists():
-        with runs.new_folder(folder) as work:
+        with files.new_folder(folder) as work:
             dataset.save_to_disk(work)
     return load_from_disk(folder)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_optimer import runs
+from mergekit_optimer import files
 from mergekit_optimer.errors import RunFolderError
 
 RECORD_NAME = "training_record.json"
@@ -82,7 +82,7 @@ def read_record(checkpoint_dir: Path) -> TrainingRecord:
         RunFolderError: It is missing or damaged.
     """
     path = checkpoint_dir / RECORD_NAME
-    data = runs.read_json(path)
+    data = files.read_json(path)
     try:
         data["loss_curve"] = [(int(step), float(loss)) for step, loss in data["loss_curve"]]
         if data["mixture"] is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_optimer import runs
+from mergekit_optimer import files
 from mergekit_optimer.errors import RunFolderError
 
 log = logging.getLogger(__name__)
@@ -47,19 +47,19 @@ class WorkingFolder:
         identity = self.root / "inputs.json"
         if self.root.exists():
             try:
-                if runs.read_json(identity) == inputs:
+                if files.read_json(identity) == inputs:
                     return
             except RunFolderError:
                 log.info("train %s: the interrupted training left no record of its inputs", name)
             log.info("train %s: options, data or base differ from the interrupted training: starting anew", name)
             shutil.rmtree(self.root)
-        runs.write_json(identity, inputs)
+        files.write_json(identity, inputs)
 
     def mark_whole(self, step: int, elapsed_s: float) -> None:
         """Say that a trainer checkpoint is written to its end, with the sizes of its files."""
         folder = self.checkpoint_dir(step)
         sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.name != _MARK and file.is_file()}
-        runs.write_json(folder / _MARK, {"sizes": sizes, "elapsed_s": elapsed_s})
+        files.write_json(folder / _MARK, {"sizes": sizes, "elapsed_s": elapsed_s})
 
     def last_whole(self) -> tuple[Path, float] | None:
         """Return the newest checkpoint that was written to its end, and the seconds trained up to it.

@@ -22,6 +22,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(content: Path | bytes) -> str:
+    """SHA-256 of a file or of what would be one, in hex."""
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
+
+
 def model_fingerprint(model_dir: Path) -> str:
     """SHA-256 over name, dtype, shape and bytes of every tensor: equal for the same weights however sharded.
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from mergekit_optimer.errors import VectorError
 from mergekit_optimer.vectors.fingerprint import model_fingerprint, tokenizer_fingerprint
+from mergekit_optimer.vectors.record import DistributionVector, check_files, load_vector
 from mergekit_optimer.vectors.tensors import TensorFolder, module_kind
-from mergekit_optimer.vectors.vector import DistributionVector, check_files, check_finite, check_tensors, load_vector
+from mergekit_optimer.vectors.vector import check_finite, check_tensors
 
 
 @dataclass(frozen=True)

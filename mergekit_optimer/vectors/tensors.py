@@ -59,9 +59,12 @@ class TensorFolder:
         elif (self.folder / SINGLE).exists():
             weight_map = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
         else:
-            pickled = any(self.folder.glob("*.bin"))
-            why = "only pickled weights, which can run code" if pickled else "no model.safetensors"
-            raise VectorError(f"{self.folder} holds {why}; save it as safetensors with save_pretrained.")
+            if any(self.folder.glob("*.bin")):
+                raise VectorError(
+                    f"{self.folder} holds only pickled weights, which can run code; save it as safetensors with "
+                    "save_pretrained, or set allow_pickle: true where the recipe names it."
+                )
+            raise VectorError(f"{self.folder} holds no model.safetensors; save it as safetensors with save_pretrained.")
         for shard in sorted(set(weight_map.values())):
             held = set(self._open(shard).keys())
             missing = sorted(name for name, file in weight_map.items() if file == shard and name not in held)

@@ -12,68 +12,36 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mergekit_optimer.errors import VectorError
-from mergekit_optimer.runs import new_folder, read_json, write_json
+from mergekit_optimer.files import new_folder, read_json, write_json
 from mergekit_optimer.vectors.fingerprint import file_sha256, model_fingerprint, tokenizer_fingerprint
+from mergekit_optimer.vectors.record import NOT_KNOWN, OUTPUT_DTYPES, RECORD, DistributionVector, Provenance
 from mergekit_optimer.vectors.stream import write_tensors
 from mergekit_optimer.vectors.tensors import KINDS, TensorFolder, module_kind
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT_VERSION = 1
-RECORD = "distribution_vector.json"
+# What a checkpoint that was trained here says of its training.
+TRAINING_RECORD = "training_record.json"
 # Below this applied fraction the stored model is not quite the one that was searched.
 WELL_APPLIED = 0.9
-# What a merged model may be stored in: the applied fraction is known for each.
-OUTPUT_DTYPES = ("bfloat16", "float16", "float32")
 _COPIED = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab.json",
            "merges.txt", "*.model", "chat_template.jinja", "added_tokens.json")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class DistributionVector:
-    """The record of a vector.
-
-    Attributes:
-        name: Name in the pool.
-        base_label: What the base is called: repo@sha, or a folder's name.
-        base_fingerprint: ``model_fingerprint`` of the base that was subtracted.
-        tokenizer_fingerprint: Of the base's tokenizer, which the checkpoint's equals.
-        dtype: Storage dtype of the delta, "float32" or "bfloat16".
-        norm: Euclidean norm of tau over all parameters.
-        base_norm: Euclidean norm of the base.
-        norms: Norm of tau by module kind.
-        applied_fraction: By output dtype, then "total" and module kind: <round(theta_0 + tau) - theta_0, tau> /
-            <tau, tau>, the share of the vector that survives storage at that dtype (1 is all of it).
-        training: The training record where the checkpoint has one.
-        files: sha256 by file name.
-    """
-
-    name: str
-    base_label: str
-    base_fingerprint: str
-    tokenizer_fingerprint: str
-    dtype: str
-    norm: float
-    base_norm: float
-    norms: dict[str, float]
-    applied_fraction: dict[str, dict[str, float]]
-    training: dict[str, Any] | None = None
-    files: dict[str, str] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
-
-    @property
-    def relative_norm(self) -> float:
-        return self.norm / self.base_norm if self.base_norm else math.inf
-
-
 def extract_vector(
-    name: str, checkpoint_dir: Path, base_dir: Path, out_dir: Path, base_label: str, dtype: str = "float32"
+    name: str,
+    checkpoint_dir: Path,
+    base_dir: Path,
+    out_dir: Path,
+    base_label: str,
+    dtype: str = "float32",
+    provenance: Provenance = NOT_KNOWN,
 ) -> DistributionVector:
     """Subtract a base from a CPT checkpoint and write the vector's folder, tensor by tensor.
 
@@ -81,6 +49,7 @@ def extract_vector(
 
     Args:
         dtype: Storage dtype of the delta. The difference itself is taken in float32.
+        provenance: Where base, dataset and checkpoint can be had.
 
     Raises:
         VectorError: Tensor names, shapes or tokenizers differ, or a value is not finite.
@@ -102,8 +71,8 @@ def extract_vector(
                 yield tensor_name, tau
 
         write_tensors(deltas(), {name: base.shape(name) for name in base.names}, dtype, work)
-        _copy_model_files(base_dir, work)
-        record = checkpoint_dir / "training_record.json"
+        copy_model_files(base_dir, work)
+        record = checkpoint_dir / TRAINING_RECORD
         vector = DistributionVector(
             name=name,
             base_label=base_label,
@@ -116,8 +85,9 @@ def extract_vector(
             applied_fraction=moments.applied_fraction(),
             training=read_json(record) if record.exists() else None,
             files={file.name: file_sha256(file) for file in sorted(work.iterdir())},
+            **asdict(provenance),
         )
-        write_json(work / RECORD, asdict(vector))
+        write_json(work / RECORD, vector.to_json())
     return vector
 
 
@@ -133,39 +103,6 @@ def check_checkpoint(name: str, checkpoint_dir: Path, base_dir: Path, base_label
             f"Checkpoint '{name}' has another tokenizer than its base {base_label}; its rows mean other tokens, "
             "so it cannot be subtracted. Train it with the base's tokenizer."
         )
-
-
-def load_vector(folder: Path) -> DistributionVector:
-    """Read a vector's record.
-
-    Raises:
-        VectorError: The folder is no distribution vector, or of a newer format.
-    """
-    path = folder / RECORD
-    if not path.exists():
-        raise VectorError(f"{folder} holds no {RECORD}; make one with `mergekit-optimer vectors extract`.")
-    data = read_json(path)
-    version = data.get("format_version")
-    if version != FORMAT_VERSION:
-        raise VectorError(f"{path} has format {version}; this version reads {FORMAT_VERSION}. Update mergekit-optimer.")
-    try:
-        return DistributionVector(**data)
-    except TypeError as error:
-        raise VectorError(f"{path} is damaged ({error}); extract or pull the vector again.") from error
-
-
-def check_files(folder: Path, vector: DistributionVector) -> None:
-    """Compare each file of a vector with its recorded sha256.
-
-    Raises:
-        VectorError: A file is missing or differs.
-    """
-    for file, expected in sorted(vector.files.items()):
-        path = folder / file
-        if Path(file).name != file or not path.is_file():
-            raise VectorError(f"Vector '{vector.name}' lacks its file {file!r}; extract or pull it again.")
-        if file_sha256(path) != expected:
-            raise VectorError(f"{path} is not what was recorded (sha256 differs); extract or pull it again.")
 
 
 def check_tensors(what: str, found: TensorFolder, base: TensorFolder) -> None:
@@ -237,11 +174,15 @@ def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
     )
 
 
-def _copy_model_files(source: Path, target: Path) -> None:
-    for pattern in _COPIED:
-        for file in source.glob(pattern):
-            if file.is_file():
-                shutil.copyfile(file, target / file.name)
+def model_files(folder: Path) -> list[Path]:
+    """Configuration and tokenizer files of a model folder, sorted."""
+    return sorted({file for pattern in _COPIED for file in folder.glob(pattern) if file.is_file()})
+
+
+def copy_model_files(source: Path, target: Path) -> None:
+    """Copy configuration and tokenizer, so that a folder of tensors passes as a model."""
+    for file in model_files(source):
+        shutil.copyfile(file, target / file.name)
 
 
 def _is_tied_copy(name: str, folder: TensorFolder) -> bool:

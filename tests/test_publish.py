@@ -1,0 +1,266 @@
+"""A pool and a merged model published by one user and made again by another, with nothing but their names.
+
+One story over one Hub, told step by step: ann, who may write, trains, searches and publishes; ben has a read token and
+an empty cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import write_micro_recipe
+from loopback_client import Client, running_client
+from loopback_hub import LoopbackHub, running_hub
+from loopback_repos import ANN, BEN, User
+
+
+@dataclass
+class Story:
+    """What is there after ann has run and pushed everything.
+
+    Attributes:
+        said: What each of her commands answered, by name.
+    """
+
+    hub: LoopbackHub
+    ann: Client
+    folder: Path
+    base_revision: str
+    said: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def call(self, *words: str, **options: Any) -> dict[str, Any]:
+        return self.ann.call(do="cli", words=list(words), cwd=self.folder, token=ANN, **options)
+
+    def files(self, repo: str) -> dict[str, bytes]:
+        there = self.hub.state.repos["model", repo]
+        return {path: file.content for path, file in there.commits[there.head].files.items()}
+
+    def head(self, repo: str) -> str:
+        return self.hub.state.repos["model", repo].head
+
+
+@pytest.fixture(scope="module")
+def story(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    folder = tmp_path_factory.mktemp("ann")
+    path = write_micro_recipe(folder, base_dir)
+    recipe = yaml.safe_load(path.read_text())
+    with running_hub(with_cdn=True) as hub, running_client(hub.url, folder / "home") as ann:
+        hub.state.users |= {ANN: User("ann", orgs=("org",)), BEN: User("ben", "read", orgs=("org",))}
+        base = hub.state.add_repo("org/base", {file.name: file.read_bytes() for file in base_dir.iterdir()})
+        texts = {"train.jsonl": (folder / "data/ja.train.jsonl").read_bytes()}
+        hub.state.add_repo("org/texts-ja", texts, kind="dataset", private=True)
+        shutil.rmtree(folder / "base")
+        recipe["base_model"] = {"repo": "org/base"}
+        recipe["train"]["datasets"]["ja"] = {"repo": "org/texts-ja"}
+        recipe["publish"] |= {"checkpoints": "org/cpt-", "vectors": "org/dv-", "repo": "org/merged"}
+        path.write_text(yaml.safe_dump(recipe))
+        tale = Story(hub, ann, folder, base.head)
+        common = ("recipe.yaml", "--run-dir", "run", "--device", "cpu")
+        tale.said["run"] = tale.call("run", *common)
+        tale.said["dry train"] = tale.call("train", *common, "--push", "--dry-run")
+        tale.said["train"] = tale.call("train", *common, "--push")
+        tale.said["dry vectors"] = tale.call("vectors", "push", *common, "--dry-run")
+        tale.said["before"] = {"repos": sorted(name for _, name in hub.state.repos)}
+        tale.said["vectors"] = tale.call("vectors", "push", *common)
+        tale.said["dry publish"] = tale.call("publish", "run", "--dry-run")
+        tale.said["publish"] = tale.call("publish", "run")
+        yield tale
+
+
+def test_every_step_ends_well(story: Story) -> None:
+    wrong = {name: said for name, said in story.said.items() if name != "before" and said.get("status") != 0}
+    assert not wrong, [said.get("err") or said.get("text") for said in wrong.values()]
+
+
+def test_a_dry_run_shows_files_sizes_visibility_and_card_and_sends_nothing(story: Story) -> None:
+    out = story.said["dry publish"]["out"]
+    assert re.search(r"^org/merged  private, new: \d+ of \d+ files to send, [\d.]+ [kM]B$", out, re.M)
+    assert re.search(r"^  \+ model.safetensors  [\d.]+ [kM]B$", out, re.M)
+    assert "base_model_relation: merge" in out
+    assert "Nothing was sent" in out
+    assert story.said["before"]["repos"] == [
+        "org/base", "org/cpt-data_mixture", "org/cpt-ja", "org/cpt-math", "org/texts-ja",
+    ]  # fmt: skip
+
+
+def test_what_is_pushed_is_private_and_whole_and_nothing_else(story: Story) -> None:
+    assert all(repo.private for (_, name), repo in story.hub.state.repos.items() if name != "org/base")
+    model = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert set(story.files("org/cpt-ja")) == model | {".gitattributes", "README.md", "training_record.json"}
+    assert set(story.files("org/dv-ja")) == model | {".gitattributes", "README.md", "distribution_vector.json"}
+    assert set(story.files("org/dv-pool")) == {".gitattributes", "README.md", "pool.json"}
+    more = {"mergekit_config.yaml", "merge.portable.yaml", "search.png"}
+    assert set(story.files("org/merged")) - model == more | {".gitattributes", "README.md"}
+
+
+def test_the_pool_names_each_vector_and_the_base_by_commit(story: Story) -> None:
+    pool = json.loads(story.files("org/dv-pool")["pool.json"])
+    assert pool["vectors"] == {
+        name: {"repo": f"org/dv-{name}", "revision": story.head(f"org/dv-{name}")} for name in ("ja", "math")
+    }
+    assert (pool["base"]["repo"], pool["base"]["revision"]) == ("org/base", story.base_revision)
+    record = json.loads(story.files("org/dv-ja")["distribution_vector.json"])
+    assert record["dataset_repo"] == "org/texts-ja"
+    assert record["dataset_revision"] == story.hub.state.repos["dataset", "org/texts-ja"].head
+
+
+def test_the_configuration_names_everything_by_commit(story: Story) -> None:
+    config = yaml.safe_load(story.files("org/merged")["mergekit_config.yaml"])
+    assert config["base_model"] == f"org/base@{story.base_revision}"
+    assert [model["model"] for model in config["models"]] == [
+        f"org/dv-{name}@{story.head(f'org/dv-{name}')}" for name in ("ja", "math")
+    ]
+    twin = yaml.safe_load(story.files("org/merged")["merge.portable.yaml"])
+    assert {model["model"] for model in twin["models"]} == {
+        f"org/cpt-{name}@{story.head(f'org/cpt-{name}')}" for name in ("ja", "math")
+    }
+
+
+def test_a_second_push_makes_no_commit_and_sends_nothing(story: Story) -> None:
+    heads = {name: repo.head for name, repo in story.hub.state.repos.items()}
+    story.hub.state.requests.clear()
+    common = ("recipe.yaml", "--run-dir", "run", "--device", "cpu")
+    for words in (("train", *common, "--push"), ("vectors", "push", *common), ("publish", "run")):
+        answer = story.call(*words)
+        assert answer["status"] == 0, answer
+        assert "0 of" in answer["err"]
+    assert {name: repo.head for name, repo in story.hub.state.repos.items()} == heads
+    assert not [str(seen) for seen in story.hub.state.requests if seen.method in ("PUT", "DELETE")]
+
+
+def test_nothing_of_this_machine_leaves_it_and_the_token_is_nowhere(story: Story) -> None:
+    for (_, name), repo in story.hub.state.repos.items():
+        for path, file in repo.commits[repo.head].files.items():
+            for text in (str(story.folder), str(Path.home()), ANN):
+                assert text.encode() not in file.content or path == "tokenizer.json", (name, path)
+    for path in story.folder.rglob("*"):
+        if path.is_file():
+            assert ANN.encode() not in path.read_bytes(), path
+    assert not [line for said in story.said.values() for line in said.get("log", []) if ANN in line]
+    assert not [said for said in story.said.values() if ANN in said.get("out", "") + said.get("err", "")]
+
+
+def test_another_user_makes_the_published_model_again_bit_for_bit(story: Story, tmp_path: Path) -> None:
+    with running_client(story.hub.url, tmp_path / "home") as ben:
+
+        def call(*words: str) -> dict[str, Any]:
+            return ben.call(do="cli", words=list(words), cwd=tmp_path, token=BEN)
+
+        pulled = call("vectors", "pull", "org/dv-pool")
+        assert pulled["status"] == 0, pulled
+        assert yaml.safe_load(pulled["out"]) == {
+            "base_model": {"repo": "org/base", "revision": story.base_revision},
+            "vectors": {
+                name: {"delta": {"repo": f"org/dv-{name}", "revision": story.head(f"org/dv-{name}")}}
+                for name in ("ja", "math")
+            },
+        }
+        card = story.files("org/merged")["README.md"].decode()
+        command = next(line for line in card.splitlines() if line.startswith("mergekit-optimer merge "))
+        made = call(*command.split()[1:])
+        assert made["status"] == 0, made
+        published = hashlib.sha256(story.files("org/merged")["model.safetensors"]).hexdigest()
+        folder = tmp_path / command.split()[-1]
+        assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == published
+        assert (folder / "mergekit_config.yaml").read_bytes() == story.files("org/merged")["mergekit_config.yaml"]
+        loaded = ben.call(
+            do="run", token=BEN,
+            code="__import__('transformers').AutoModelForCausalLM.from_pretrained('org/merged').num_parameters()",
+        )  # fmt: skip
+        assert loaded["value"] > 1000
+        refused = call("publish", str(story.run), "--repo", "org/mine")
+        assert refused["status"] == 1
+        assert "read" in refused["err"]
+        assert ("model", "org/mine") not in story.hub.state.repos
+
+
+def test_a_branch_that_moves_is_noticed_and_not_followed(story: Story) -> None:
+    base = story.hub.state.repos["model", "org/base"]
+    moved = base.commit({"config.json": b"{}"}, "breaks everything")
+    try:
+        answer = story.call("vectors", "extract", "recipe.yaml", "--run-dir", "run", "--device", "cpu")
+    finally:
+        base.branches["main"] = story.base_revision
+    assert answer["status"] == 0, answer
+    assert any(f"org/base has moved to {moved}; this run stays at {story.base_revision}" in x for x in answer["log"])
+
+
+def test_without_an_answer_to_the_question_nothing_becomes_public(story: Story) -> None:
+    answer = story.call("publish", "run", "--repo", "org/open", "--public", input="n\n")
+    assert answer["status"] == 1
+    assert ("model", "org/open") not in story.hub.state.repos
+    answer = story.call("publish", "run", "--repo", "org/open", "--public", "--yes")
+    assert answer["status"] == 0, answer
+    assert not story.hub.state.repos["model", "org/open"].private
+
+
+def test_a_collection_of_vectors_is_a_pool_and_what_is_no_vector_is_left_out(story: Story) -> None:
+    items = [
+        {"id": f"org/{name}", "type": "model", "_id": name, "position": number}
+        for number, name in enumerate(("dv-math", "cpt-ja", "dv-ja"))
+    ]
+    story.hub.state.collections["org/mine-0123456789abcdef01234567"] = {"title": "mine", "items": items}
+    answer = story.call("vectors", "pull", "collections/org/mine-0123456789abcdef01234567")
+    assert answer["status"] == 0, answer
+    found = yaml.safe_load(answer["out"])
+    assert {name: source["delta"]["repo"] for name, source in found["vectors"].items()} == {
+        "ja": "org/dv-ja", "math": "org/dv-math",
+    }  # fmt: skip
+    assert found["base_model"] == {"repo": "org/base", "revision": story.base_revision}
+    assert any("org/cpt-ja of collection" in line for line in answer["log"])
+
+
+def test_a_recipe_over_a_pulled_pool_trains_nothing_and_holds_no_second_copy(story: Story) -> None:
+    recipe = yaml.safe_load((story.folder / "recipe.yaml").read_text())
+    pool = yaml.safe_load(story.call("vectors", "pull", "org/dv-pool")["out"])
+    del recipe["train"]
+    (story.folder / "pulled.yaml").write_text(yaml.safe_dump(recipe | pool | {"name": "pulled"}))
+    answer = story.call("search", "pulled.yaml", "--device", "cpu")
+    assert answer["status"] == 0, answer
+    run = story.folder / "runs/pulled"
+    assert not list((run / "vectors").rglob("*.safetensors"))
+    assert not (run / "checkpoints").exists()
+    first = hashlib.sha256((story.run / "best/model/model.safetensors").read_bytes()).hexdigest()
+    assert hashlib.sha256((run / "best/model/model.safetensors").read_bytes()).hexdigest() == first
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("vectors", "pull", "org/merged"), "org/merged"),
+        (("vectors", "pull", "no pool at all"), "names no pool; write owner/name"),
+        (("vectors", "pull", "org/nothing"), "org/nothing does not exist or is private"),
+        (("merge", "org/dv-ja", "out"), "has no mergekit_config.yaml: it does not say what it was merged from"),
+        (("publish", "run", "--repo", "other/merged"), "other"),
+        (("publish", "run", "--repo", "org/dv-ja"), "org/dv-ja holds"),
+        (("publish", "data"), "holds no run; `mergekit-optimer run` makes one"),
+        (("vectors", "push", "recipe.yaml", "nowhere", "--run-dir", "run"), "no beginning of a repository's name"),
+    ],
+)
+def test_a_wrong_name_is_refused_in_a_sentence(story: Story, words: tuple[str, ...], sentence: str) -> None:
+    repos = set(story.hub.state.repos)
+    answer = story.call(*words)
+    assert answer["status"] == 1, answer
+    assert sentence in answer["err"]
+    assert len(answer["err"].strip().splitlines()) == 1, answer["err"]
+    assert set(story.hub.state.repos) == repos
+
+
+def test_without_a_licence_nothing_is_sent(story: Story) -> None:
+    common = ("recipe.yaml", "--run-dir", "run", "--device", "cpu", "--set", "publish.license=other")
+    answer = story.call("vectors", "push", *common)
+    assert answer["status"] == 1
+    assert "No licence is set" in answer["err"]
