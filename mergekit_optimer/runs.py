@@ -102,6 +102,10 @@ class RunDir:
         """The figure of the search, which the card shows."""
         return self.root / "report" / "figures" / "search.png"
 
+    def analysis_path(self, name: str) -> Path:
+        """Numbers of one analysis; a table of the same numbers lies beside it as .csv."""
+        return self.root / "analysis" / f"{name}.json"
+
     @property
     def card_path(self) -> Path:
         return self.root / "card" / "README.md"
