@@ -201,14 +201,16 @@ def _check_weights(vectors: Mapping[str, Ingredient], weights: Mapping[str, floa
 
 @contextmanager
 def _quiet_mergekit() -> Iterator[None]:
-    """Hold back mergekit's INFO lines: a search merges hundreds of times."""
-    logger = logging.getLogger("mergekit")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    """Hold back INFO lines, as a search merges hundreds of times, and what transformers says of mergekit's calls."""
+    held = {logging.getLogger("mergekit"): logging.WARNING, logging.getLogger("transformers"): logging.ERROR}
+    levels = {logger: logger.level for logger in held}
     try:
+        for logger, level in held.items():
+            logger.setLevel(level)
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _dump(config: dict[str, Any]) -> str:
