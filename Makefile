@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := recipes/demo/recipe.yaml
+# Another objective over the same pool: nothing is trained, and the demo's trials are ranked for it first.
+FOR_JA := --set search.objective='{mean: [ja]}' --set search.n_trials=20
 
 .PHONY: install demo test bench lint clean
 
@@ -16,7 +19,14 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/mergekit-optimer run recipes/demo/recipe.yaml
+	$(BIN)/mergekit-optimer run $(DEMO)
+	$(BIN)/mergekit-optimer compare $(DEMO) --attribution > /dev/null
+	$(BIN)/mergekit-optimer search $(DEMO) --slice ja,math > /dev/null
+	$(BIN)/mergekit-optimer search $(DEMO) $(FOR_JA) --from runs/demo > /dev/null
+	$(BIN)/mergekit-optimer compare $(DEMO) $(FOR_JA) --run-dir runs/demo-for-ja > /dev/null
+	$(BIN)/mergekit-optimer objectives runs/demo runs/demo-for-ja
+	$(BIN)/mergekit-optimer report runs/demo > /dev/null
+	@echo "To look at: runs/demo/report/index.html"
 
 lint: install
 	$(BIN)/ruff check .

@@ -21,8 +21,9 @@ from mergekit_optimer.errors import RunFolderError
 from mergekit_optimer.files import TEMPORARY, discard, read_json, write_json, write_text
 from mergekit_optimer.recipe import Recipe
 
-# Keys whose change keeps what a run has done: a study may be made longer, and the card may say something else.
-EXTENDABLE = ("search.n_trials", "publish")
+# Keys whose change keeps what a run has done: a study may be made longer, a baseline added, the card may say something
+# else.
+EXTENDABLE = ("search.n_trials", "publish", "train.mixture.optimised")
 PACKAGES = ("mergekit-optimer", "mergekit", "torch", "transformers", "trl", "datasets", "safetensors", "optuna",
             "huggingface_hub", "lighteval")  # fmt: skip
 
@@ -98,6 +99,11 @@ class RunDir:
         return self.root / "report" / "report.json"
 
     @property
+    def page_path(self) -> Path:
+        """The report as a page to look at."""
+        return self.root / "report" / "index.html"
+
+    @property
     def figure_path(self) -> Path:
         """The figure of the search, which the card shows."""
         return self.root / "report" / "figures" / "search.png"
@@ -110,8 +116,14 @@ class RunDir:
     def card_path(self) -> Path:
         return self.root / "card" / "README.md"
 
-    def checkpoint_dir(self, dataset: str) -> Path:
-        return self.root / "checkpoints" / dataset
+    @property
+    def mixture_recipe_path(self) -> Path:
+        """A recipe that trains the data mixture which the winner's weights stand for."""
+        return self.root / "mixture.yaml"
+
+    def checkpoint_dir(self, name: str) -> Path:
+        """Checkpoint of a dataset or of a baseline trained on the mixed data, as data_mixture/optimised."""
+        return self.root / "checkpoints" / name.replace("/", "_")
 
     def vector_dir(self, vector: str) -> Path:
         return self.root / "vectors" / vector

@@ -17,8 +17,8 @@ PACKAGE = ROOT / "mergekit_optimer"
 # Imports only go up this list: a module may use those above it.
 LAYERS = [
     "errors", "machine", "resources", "files", "recipe", "runs", "scores", "hub", "corpora", "vectors", "kernel",
-    "method", "train", "merge", "resident", "tasks", "evaluate", "search", "compare", "report", "plots", "cards",
-    "pipeline", "cli",
+    "method", "train", "merge", "resident", "tasks", "evaluate", "search", "compare", "analysis", "mixture", "evolve",
+    "report", "plots", "cards", "page", "pipeline", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "datasets", "lighteval", "mergekit", "optuna", "accelerate", "pyarrow", "peft",
          "matplotlib"}  # fmt: skip
@@ -154,6 +154,7 @@ def test_a_wheel_holds_templates_and_recipes_and_finds_them(tmp_path: Path) -> N
     assert "mergekit_optimer/hub_cards/merged_model.md.jinja" in names
     assert "mergekit_optimer/recipes/demo/data/base/model.safetensors" in names
     assert "mergekit_optimer/py.typed" in names
+    assert "mergekit_optimer/page/templates/page.html.jinja" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = "from mergekit_optimer.resources import *; print(hub_cards_dir()); print(recipes_dir())"

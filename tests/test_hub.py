@@ -13,6 +13,10 @@ from loopback_client import Client, running_client
 from loopback_hub import LoopbackHub
 from loopback_repos import BASE, BEN, WEIGHTS, Repo
 
+from mergekit_optimer.errors import HubError
+from mergekit_optimer.hub import Located, locate
+from mergekit_optimer.recipe import ModelSource, Recipe
+
 pytest_plugins = ["loopback_fixtures"]
 
 
@@ -302,15 +306,23 @@ def test_a_token_that_no_header_can_hold_is_not_shown(client: Client, tmp_path: 
 
 
 def test_a_path_is_taken_as_it_stands(tmp_path: Path) -> None:
-    from mergekit_optimer.errors import HubError
-    from mergekit_optimer.hub import Located, locate
-    from mergekit_optimer.recipe import ModelSource, Recipe
-
     recipe = Recipe.model_construct(folder=tmp_path)
     (tmp_path / "base").mkdir()
     assert locate(ModelSource(path="base"), recipe, "model") == Located(tmp_path / "base")
     with pytest.raises(HubError, match="none does not exist; the recipe names it as a model"):
         locate(ModelSource(path="none"), recipe, "model")
+
+
+@pytest.mark.parametrize("reference", ["evil/code--tok.T", ["evil/code--tok.T", None]])
+def test_trusted_code_that_lies_in_another_repository_is_refused(tmp_path: Path, reference: Any) -> None:
+    (tmp_path / "base").mkdir()
+    config = {"auto_map": {"AutoTokenizer": reference}}
+    (tmp_path / "base/tokenizer_config.json").write_text(json.dumps(config))
+    recipe = Recipe.model_construct(folder=tmp_path)
+    with pytest.raises(HubError, match="takes its code from the repository 'evil/code'"):
+        locate(ModelSource(path="base", trust_remote_code=True), recipe, "model")
+    (tmp_path / "base/tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["tok.T", null]}}')
+    assert locate(ModelSource(path="base", trust_remote_code=True), recipe, "model").path == tmp_path / "base"
 
 
 def test_rows_are_read_from_a_dataset_repository(hub: LoopbackHub, client: Client) -> None:
@@ -356,6 +368,10 @@ def test_a_revision_that_cannot_be_resolved_is_told_with_the_cached_commit(
     error = ask(client, tmp_path, "resolve", "org/base", "main", "model")["error"]
     assert error.endswith(f"The cache has it as of {base.head}: set that as its revision to use it.")
     assert ask(client, tmp_path, "resolve", "org/a/b", "main", "model")["type"] == "HubError"
+    # What was pulled by its commit is in the cache as well.
+    (tmp_path / "hub/models--org--base/refs/main").unlink()
+    error = ask(client, tmp_path, "resolve", "org/base", "main", "model")["error"]
+    assert error.endswith(f"The cache has org/base at {base.head}: set that as its revision to use it.")
 
 
 def item(id: str, kind: str = "model") -> dict[str, Any]:

@@ -442,3 +442,10 @@ def test_an_endpoint_that_is_no_hub_is_one_sentence(hub: LoopbackHub, tmp_path: 
         answer["error"]
         == "ftp://127.0.0.1 sends org/base to no usable address (UnsupportedProtocol); check HF_ENDPOINT."
     )
+
+
+def test_a_password_in_the_hubs_address_is_not_shown(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.state.fail("GET", "/revision/", 200)
+    with running_client(hub.url.replace("http://", "http://me:secret@"), tmp_path / "home") as client:
+        answer = client.call(do="pull", repo="org/base", home=tmp_path)
+    assert answer["error"] == f"{hub.url} names no commit for org/base; check HF_ENDPOINT."

@@ -7,7 +7,7 @@ is dumped as YAML and never pasted together.
 
 from mergekit_optimer.cards.checkpoint import CheckpointCard, render_checkpoint_card
 from mergekit_optimer.cards.environment import environment
-from mergekit_optimer.cards.merged import eval_results_files, render_model_card
+from mergekit_optimer.cards.merged import base_models, eval_results_files, render_model_card
 from mergekit_optimer.cards.pool import PoolCard, PoolRow, render_pool_card
 from mergekit_optimer.cards.text import escape_markdown, without_secrets
 from mergekit_optimer.cards.vector import VectorCard, render_vector_card
@@ -17,6 +17,7 @@ __all__ = [
     "PoolCard",
     "PoolRow",
     "VectorCard",
+    "base_models",
     "environment",
     "escape_markdown",
     "eval_results_files",

@@ -91,13 +91,18 @@ def eval_results_files(report: ReportData) -> dict[str, str]:
     return files
 
 
-def _metadata(report: ReportData, shown: ReportData) -> str:
-    # Repositories from the report as it is: a path without its folders could pass for one.
-    bases = [report.base.repo]
+def base_models(report: ReportData) -> list[str]:
+    """Hub repositories that the merge is made of, the base model first, each once."""
+    repos = [report.base.repo]
     for vector in report.vectors:
-        bases += [vector.repo, vector.own_base_repo]
+        repos += [vector.repo, vector.own_base_repo]
+    return [repo for repo in dict.fromkeys(repos) if repo is not None]
+
+
+def _metadata(report: ReportData, shown: ReportData) -> str:
     return metadata_yaml(
-        base_models=bases,
+        # From the report as it is: a path without its folders could pass for a repository.
+        base_models=base_models(report),
         datasets=[vector.dataset_repo for vector in report.vectors],
         tags=TAGS,
         library="transformers",

@@ -12,7 +12,11 @@ import sys
 import click
 
 from mergekit_optimer import __version__
+from mergekit_optimer.cli.analysis import cost
+from mergekit_optimer.cli.evolve import import_evolve
 from mergekit_optimer.cli.merge import merge
+from mergekit_optimer.cli.mixture import mixture
+from mergekit_optimer.cli.objectives import objectives
 from mergekit_optimer.cli.stages import card, compare, evaluate, publish, report, run, search, train, validate
 from mergekit_optimer.cli.vectors import vectors
 from mergekit_optimer.errors import OptimerError
@@ -33,7 +37,10 @@ def cli() -> None:
     logging.getLogger("mergekit_optimer").setLevel(logging.INFO)
 
 
-for _command in (run, validate, train, vectors, search, merge, evaluate, compare, report, card, publish):
+for _command in (
+    run, validate, train, vectors, search, merge, evaluate, compare, mixture, objectives, cost, report,
+    card, publish, import_evolve,
+):  # fmt: skip
     cli.add_command(_command)
 
 

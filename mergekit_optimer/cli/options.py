@@ -16,7 +16,7 @@ from mergekit_optimer.errors import OptimerError
 from mergekit_optimer.pipeline import Job, check_source, pin_recipe, read_pins
 from mergekit_optimer.recipe import load_recipe
 from mergekit_optimer.report import ReportData, render_table
-from mergekit_optimer.runs import open_run, read_run
+from mergekit_optimer.runs import RunDir, open_run, read_run
 
 Command = Callable[..., Any]
 
@@ -77,7 +77,8 @@ def search_options(options: dict[str, Any], source_dir: Path | None) -> dict[str
         options["overrides"] = (*options["overrides"], f"search.objective={objective}")
     if source_dir is not None and options["run_dir"] is None:
         recipe = load_recipe(options["recipe_path"], options["overrides"])
-        tasks = "-".join(sorted(recipe.search.objective.task_weights))
+        objective = recipe.search.objective
+        tasks = "-".join((*(("pareto",) if objective.pareto else ()), *sorted(objective.task_weights)))
         options["run_dir"] = Path("runs") / f"{recipe.name}-for-{tasks}"
     return options
 
@@ -114,17 +115,36 @@ def show_winner(summary: dict[str, Any], model_dir: Path) -> None:
         )
     weights = "  ".join(f"{name} {weight:+.4f}" for name, weight in winner["weights"].items())
     click.echo(f"trial #{winner['number']}  dev {winner['value']:.4f}  {weights}\n{model_dir}")
+    if "landscape" in summary:
+        click.echo(summary["landscape"])
 
 
-def show_report(report: ReportData, run_dir: Path, as_json: bool) -> None:
-    """Print a report as a table, or as report.json holds it."""
+def dashboard_command(journal_path: Path) -> str:
+    """The command that shows a study in a browser; optuna-dashboard is the extra [dashboard]."""
+    return shlex.join(["optuna-dashboard", str(journal_path)])
+
+
+def show_report(report: ReportData, run: RunDir, as_json: bool) -> None:
+    """Print a report as a table, or as report.json holds it, and where its page lies."""
     if as_json:
         show(report.to_json())
         return
     # A file or a pipe has no width; a table must not be cut for its sake.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     console.print(render_table(report, console.width))
-    click.echo(f"The run lies in {run_dir}")
+    click.echo(f"The run lies in {run.root}")
+    click.echo(f"To look at: {run.page_path}")
+
+
+def show_unfinished(run: RunDir, missing: dict[str, str], as_json: bool) -> None:
+    """Say what a run lacks, with the commands that make it, and print where its page lies."""
+    if as_json:
+        show({"finished": False, "missing": missing, "page": str(run.page_path)})
+        return
+    click.echo("The run is not finished, or has gone on since it was compared. What it lacks:", err=True)
+    for what, command in missing.items():
+        click.echo(f"  {what}: {command}", err=True)
+    click.echo(f"To look at: {run.page_path}")
 
 
 def _command(recipe_path: Path, overrides: tuple[str, ...], source_dir: Path | None) -> str:

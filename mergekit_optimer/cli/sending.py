@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from mergekit_optimer.errors import HubError
 from mergekit_optimer.hub import PushPlan, in_bytes
 
 Command = Callable[..., Any]
@@ -35,8 +37,15 @@ def asker(dry_run: bool, yes: bool) -> Callable[[Sequence[PushPlan]], bool]:
             return False
         public = [plan.upload.repo for plan in plans if not plan.upload.private]
         if public and not yes:
-            # Without a terminal there is nobody to ask: click aborts, and nothing is sent.
-            click.confirm(f"{', '.join(public)} will be visible to anybody. Go on?", abort=True, err=True)
+            try:
+                click.confirm(f"{', '.join(public)} will be visible to anybody. Go on?", abort=True, err=True)
+            except click.Abort as error:
+                if sys.stdin.isatty():
+                    raise
+                click.echo(err=True)
+                raise HubError(
+                    "Nothing was sent: nobody agreed that all may see it. Where there is nobody to ask, say --yes."
+                ) from error
         return True
 
     return accept

@@ -8,7 +8,10 @@ from typing import Any
 import click
 
 from mergekit_optimer import pipeline
+from mergekit_optimer.cli.analysis import show_attribution
+from mergekit_optimer.cli.live import watched
 from mergekit_optimer.cli.options import (
+    dashboard_command,
     device_option,
     json_option,
     open_job,
@@ -17,15 +20,18 @@ from mergekit_optimer.cli.options import (
     recipe_argument,
     recipe_options,
     resolve_device,
+    run_dir_option,
     search_options,
     show,
     show_report,
+    show_unfinished,
     show_winner,
 )
 from mergekit_optimer.cli.sending import asker, send_options
 from mergekit_optimer.errors import DataError
 from mergekit_optimer.recipe import load_recipe
 from mergekit_optimer.runs import RunDir, enter_run
+from mergekit_optimer.search import check_slice
 
 
 @click.command()
@@ -38,8 +44,8 @@ def run(as_json: bool, **options: Any) -> None:
     """
     job = open_job(**options)
     with job.run.locked():
-        report = pipeline.run_all(job)
-    show_report(report, job.run.root, as_json)
+        report = pipeline.run_all(job, watched)
+    show_report(report, job.run, as_json)
 
 
 @click.command()
@@ -95,6 +101,8 @@ def train(
         raise DataError("The recipe has no train section: its vectors come from elsewhere, nothing is to be trained.")
     if unknown:
         raise DataError(f"The recipe trains {', '.join(sorted(known))}, not {', '.join(unknown)}.")
+    if pushed is not None:
+        pipeline.check_push(job, pushed)
     with job.run.locked():
         if mixture:
             pipeline.train_pool(job, list(datasets), mixture=True)
@@ -115,53 +123,98 @@ def train(
     "--from", "source_dir", type=click.Path(path_type=Path), metavar="RUN", help="Take pool and trials of it."
 )
 @click.option("--rank-only", is_flag=True, help="With --from: rank its trials by the objective, score nothing.")
+@click.option("--slice", "sliced", metavar="VECTOR[,VECTOR]", help="Then measure the objective around the winner.")
+@click.option("--grid", "n_grid", type=int, default=7, show_default=True, help="With --slice: weights of each vector.")
 @json_option
-def search(as_json: bool, source_dir: Path | None, rank_only: bool, **options: Any) -> None:
+def search(
+    as_json: bool, source_dir: Path | None, rank_only: bool, sliced: str | None, n_grid: int, **options: Any
+) -> None:
     """Search the merge weights on the dev set and merge the winner. Again, it goes on where it was.
 
     With --from, the trials of a finished run are ranked by this objective first, which costs nothing, and the search
     goes on from them for search.n_trials more, in runs/<name>-for-<tasks> unless --run-dir says otherwise.
 
+    With --slice, each weight is moved over its interval and the two named ones together, the others left at the
+    winner's, into analysis/landscape.json and .csv. What a trial has scored is not scored again.
+
     \b
     Examples:
       mergekit-optimer search recipe.yaml --set search.n_trials=60
       mergekit-optimer search recipe.yaml --objective '{mean: [ja]}' --from runs/demo --set search.n_trials=20
+      mergekit-optimer search recipe.yaml --slice ja,math
     """
     job = open_job(**search_options(options, source_dir), source_dir=source_dir)
+    named = [name.strip() for name in sliced.split(",")] if sliced is not None else []
+    if named:
+        check_slice(list(job.recipe.pool), named, n_grid)
     with job.run.locked():
         if source_dir is not None:
             pipeline.adopt_run(job, source_dir)
-        summary = pipeline.search_weights(job, rank_only)
+        with watched() as watch:
+            summary = pipeline.search_weights(job, rank_only, watch)
         pipeline.merge_winner(job)
+        if named:
+            summary["landscape"] = str(pipeline.measure_landscape(job, named, n_grid))
     show(summary) if as_json else show_winner(summary, job.run.model_dir)
+    click.echo(f"all trials: {dashboard_command(job.run.journal_path)}", err=True)
 
 
 @click.command()
 @recipe_options
+@click.option("--attribution", is_flag=True, help="Also score the winner without each vector: what each one brings.")
 @json_option
-def compare(as_json: bool, **options: Any) -> None:
+def compare(as_json: bool, attribution: bool, **options: Any) -> None:
     """Score the winner and every baseline on the held-out set, then write report and card.
 
-    Example: mergekit-optimer compare recipe.yaml
+    \b
+    Examples:
+      mergekit-optimer compare recipe.yaml
+      mergekit-optimer compare recipe.yaml --attribution
     """
     job = read_job(**options)
     with job.run.locked():
         pipeline.compare_held_out(job)
+        attributed = pipeline.attribute_winner(job) if attribution else None
         report = pipeline.write_report(job)
         pipeline.write_card(job)
-    show_report(report, job.run.root, as_json)
+    show_report(report, job.run, as_json)
+    if attributed is not None and not as_json:
+        show_attribution(attributed)
 
 
 @click.command()
-@recipe_options
+@click.argument("source", metavar="RUN|RECIPE", type=click.Path(path_type=Path))
+@overrides_option
+@run_dir_option
+@device_option
 @json_option
-def report(as_json: bool, **options: Any) -> None:
-    """Write report.json from what the run holds, and show it as a table.
+def report(source: Path, as_json: bool, **options: Any) -> None:
+    """Write report/index.html, a page to look at, and report.json from what the run holds, and show it as a table.
 
-    Example: mergekit-optimer report recipe.yaml --json
+    Given a run's folder, nothing but the folder is read. Of a run that is not finished the page shows what is there
+    and names the commands that make the rest.
+
+    \b
+    Examples:
+      mergekit-optimer report runs/demo
+      mergekit-optimer report recipe.yaml --json
     """
-    job = read_job(**options)
-    show_report(pipeline.write_report(job), job.run.root, as_json)
+    if source.is_dir():
+        if options["overrides"] or options["run_dir"]:
+            raise click.UsageError("--set and --run-dir go with a RECIPE; a RUN has both.")
+        run = enter_run(source)
+        found = pipeline.read_report(run)
+        pipeline.write_page(run)
+    else:
+        job = read_job(source, **options)
+        run = job.run
+        found = pipeline.write_report(job) if pipeline.is_compared(run) else None
+        if found is None:
+            pipeline.write_page(run)
+    if found is None:
+        show_unfinished(run, pipeline.missing_parts(run), as_json)
+    else:
+        show_report(found, run, as_json)
 
 
 @click.command()

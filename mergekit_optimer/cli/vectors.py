@@ -9,6 +9,8 @@ import click
 import yaml
 
 from mergekit_optimer import pipeline
+from mergekit_optimer.analysis import pool_geometry
+from mergekit_optimer.cli.analysis import show_geometry
 from mergekit_optimer.cli.options import json_option, open_job, read_job, recipe_options, show
 from mergekit_optimer.cli.sending import asker, send_options
 from mergekit_optimer.recipe import load_recipe
@@ -95,20 +97,31 @@ def push(prefix: str | None, pool: str | None, dry_run: bool, public: bool, yes:
 
 @vectors.command("show")
 @recipe_options
+@click.option("--figures", is_flag=True, help="Also write numbers (JSON, CSV) and figures into the run.")
 @json_option
-def show_pool(as_json: bool, **options: Any) -> None:
+def show_pool(as_json: bool, figures: bool, **options: Any) -> None:
     """Show the pool's norms and pairwise cosines, in total and by module kind.
 
-    Example: mergekit-optimer vectors show recipe.yaml --json
+    With --figures these, by layer too, and how straight the trainings went whose way was kept (train.keep_checkpoints)
+    are written into analysis/ and report/figures/.
+
+    \b
+    Examples:
+      mergekit-optimer vectors show recipe.yaml --json
+      mergekit-optimer vectors show recipe.yaml --figures
     """
-    table = pool_table(read_job(**options).pool)
-    if as_json:
-        show(table)
+    job = read_job(**options)
+    if not figures:
+        if as_json:
+            show(pool_table(job.pool))
+        else:
+            show_geometry(pool_geometry(job.pool, job.dtype), {})
         return
-    for name, row in table["vectors"].items():
-        kinds = "  ".join(f"{kind} {norm:.4g}" for kind, norm in row["norms"].items())
-        click.echo(f"{name}  norm {row['norm']:.4g}  {row['relative_norm']:.3g} of the base's  ({kinds})")
-    for kind, cosines in table["cosines"].items():
-        click.echo(f"cosines, {kind}:")
-        for name, row in cosines.items():
-            click.echo(f"  {name:<12}" + "  ".join(f"{other} {value:+.3f}" for other, value in row.items()))
+    with job.run.locked():
+        geometry, trajectories = pipeline.measure_vectors(job)
+        files = pipeline.draw_vectors(job, geometry, trajectories)
+    if as_json:
+        show(pool_table(job.pool) | {"files": [str(file) for file in files]})
+        return
+    show_geometry(geometry, trajectories)
+    click.echo("\n".join(str(file) for file in files))

@@ -22,7 +22,7 @@ Tokens come from huggingface_hub's own login and are never read here.
 from mergekit_optimer.hub.collections import list_collection
 from mergekit_optimer.hub.faults import Patience
 from mergekit_optimer.hub.locate import ADAPTER_FILES, MODEL_FILES, Located, locate
-from mergekit_optimer.hub.preflight import PushPlan, plan_push
+from mergekit_optimer.hub.preflight import PushPlan, check_login, hidden_ones, plan_push
 from mergekit_optimer.hub.pull import PullOptions, pull, resolve
 from mergekit_optimer.hub.push import Pushed, push
 from mergekit_optimer.hub.room import in_bytes
@@ -41,6 +41,8 @@ __all__ = [
     "PushPlan",
     "Pushed",
     "Upload",
+    "check_login",
+    "hidden_ones",
     "in_bytes",
     "is_commit",
     "list_collection",

@@ -5,6 +5,7 @@ Where the recipe allows it, weights that are there as pickle only are first writ
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -66,7 +67,8 @@ def locate(
         files: Shell patterns of the files that are wanted; None for those of the kind.
 
     Raises:
-        HubError: The path does not exist, the repository or revision cannot be had, or a pickle cannot be read.
+        HubError: The path does not exist, the repository or revision cannot be had, a pickle cannot be read, or code
+            that is trusted lies in another repository.
         DiskError: The cache cannot be written.
     """
     wanted = files or (MODEL_FILES if kind == "model" else DATASET_FILES)
@@ -83,10 +85,28 @@ def locate(
     else:
         assert source.repo is not None
         found = _pulled(source.repo, source.revision, kind, wanted, options, may_unpickle)
+    if isinstance(source, ModelSource) and source.trust_remote_code:
+        _check_code_is_here(found.path, str(source))
     if not may_unpickle:
         return found
     folder = without_pickles(found.path, str(source), wanted)
     return found if folder == found.path else Located(folder, found.repo, found.revision, found.path)
+
+
+def _check_code_is_here(folder: Path, name: str) -> None:
+    """Refuse code that lies in a repository: transformers would run it at its newest commit, which nobody has read."""
+    for file in ("config.json", "tokenizer_config.json"):
+        try:
+            found = json.loads((folder / file).read_text(encoding="utf-8"))["auto_map"].values()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        for reference in (part for value in found for part in (value if isinstance(value, list) else [value])):
+            if "--" in str(reference):
+                raise HubError(
+                    f"{file} of {name} takes its code from the repository {str(reference).partition('--')[0]!r}, and "
+                    "trust_remote_code is for what lies beside the weights; put code and weights into one folder or "
+                    "repository, and name that."
+                )
 
 
 @cache

@@ -75,6 +75,29 @@ def plan_push(uploads: Sequence[Upload], options: PushOptions | None = None) -> 
     return plans
 
 
+def check_login(repos: Sequence[str], options: PushOptions | None = None) -> None:
+    """Check, before hours of other work, that there is a login that may write to these repositories.
+
+    Raises:
+        HubError: There is none, or one of them is nobody's that it is a member of.
+    """
+    options = options or PushOptions()
+    account = _account(Remote(repos[0], "model", repos[0], options.patience, "write"))
+    for repo in repos:
+        _check_member(repo, account)
+
+
+def hidden_ones(repos: Sequence[str], options: PushOptions | None = None) -> list[str]:
+    """Return which of these models not everybody can see.
+
+    Raises:
+        HubError: The Hub does not say.
+    """
+    options = options or PushOptions()
+    states = {repo: state_of(Remote(repo, "model", repo, options.patience)) for repo in repos}
+    return [repo for repo, state in states.items() if state is None or state[1]]
+
+
 def remote_of(upload: Upload, options: PushOptions) -> Remote:
     """The repository of an upload, to be written to."""
     return Remote(upload.repo, "model", upload.repo, options.patience, "write")

@@ -159,10 +159,11 @@ class _Pull:
         return list(chosen)
 
     def _pickles(self, files: list[HubFile]) -> list[HubFile]:
-        """The weights of a model that has them as pickle only, refused where they are not asked for."""
+        """The weights of a model that has them as pickle only, refused where weights are wanted and pickles are not."""
         from huggingface_hub.utils import filter_repo_objects
 
-        if self.cache.kind != "model" or any(file.path.endswith(".safetensors") for file in files):
+        wanted = any(pattern.endswith(".safetensors") for pattern in self.patterns)
+        if self.cache.kind != "model" or not wanted or any(file.path.endswith(".safetensors") for file in files):
             return []
         found = list(filter_repo_objects(files, allow_patterns=list(PICKLES), key=lambda file: file.path))
         if found and not self.pickles:

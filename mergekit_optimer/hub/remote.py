@@ -69,7 +69,7 @@ class Remote:
         answer, _ = self._json(f"{self._api}/revision/{quote(revision, safe='')}")
         commit = answer.get("sha") if isinstance(answer, dict) else None
         if not isinstance(commit, str) or COMMIT.fullmatch(commit) is None:
-            raise HubError(f"{self.endpoint} names no commit for {self.name}; check HF_ENDPOINT.")
+            raise HubError(f"{self.place} names no commit for {self.name}; check HF_ENDPOINT.")
         return commit
 
     def list_files(self, commit: str) -> list[HubFile]:
@@ -90,10 +90,10 @@ class Remote:
                         oid, size = large.get("oid", entry["oid"]), large.get("size", entry["size"])
                         files.append(checked_file(str(entry["path"]), int(size), str(oid), self.name))
             except (TypeError, KeyError, ValueError, AttributeError) as error:
-                raise HubError(f"{self.endpoint} lists {self.name} in no known form; check HF_ENDPOINT.") from error
+                raise HubError(f"{self.place} lists {self.name} in no known form; check HF_ENDPOINT.") from error
             if following is not None and urlsplit(following)[:2] != urlsplit(self.endpoint)[:2]:
                 # It would be asked for with the token.
-                raise HubError(f"{self.endpoint} lists {self.name} on another host; check HF_ENDPOINT.")
+                raise HubError(f"{self.place} lists {self.name} on another host; check HF_ENDPOINT.")
             url = following
         return sorted(files, key=lambda file: file.path)
 
@@ -197,7 +197,7 @@ class Remote:
                     return response.json(), urljoin(url, following) if following else None
                 except ValueError as error:
                     raise HubError(
-                        f"{self.endpoint} answers for {self.name} with no JSON (a login page?); check HF_ENDPOINT."
+                        f"{self.place} answers for {self.name} with no JSON (a login page?); check HF_ENDPOINT."
                     ) from error
 
         return self.repeat(get)

@@ -45,6 +45,11 @@ def commit_at(revision: str, remote: Remote, cache: RepoCache) -> str:
     except UnreachableError as error:
         cached = cache.ref(revision)
         asked = f"Which commit {remote.name} is at cannot be asked ({error})"
-        if cached is None:
-            raise HubError(f"{asked}, and the cache does not have it; {AGAIN}.") from error
-        raise HubError(f"{asked}. The cache has it as of {cached}: set that as its revision to use it.") from error
+        if cached is not None:
+            raise HubError(f"{asked}. The cache has it as of {cached}: set that as its revision to use it.") from error
+        if commits := cache.commits():
+            # Pulled by a commit, so nothing says whose it is.
+            raise HubError(
+                f"{asked}. The cache has {remote.repo} at {commits[0]}: set that as its revision to use it."
+            ) from error
+        raise HubError(f"{asked}, and the cache does not have it; {AGAIN}.") from error

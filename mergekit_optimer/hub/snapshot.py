@@ -135,6 +135,11 @@ class RepoCache:
     def snapshot(self, commit: str) -> Path:
         return self.root / "snapshots" / commit
 
+    def commits(self) -> list[str]:
+        """The commits that there are files of, the one that was last added to first."""
+        found = [path for path in (self.root / "snapshots").glob("*") if is_commit(path.name)]
+        return [path.name for path in sorted(found, key=lambda path: (-path.stat().st_mtime, path.name))]
+
     def place(self, file: HubFile, commit: str) -> Path:
         return self.snapshot(commit) / file.path
 

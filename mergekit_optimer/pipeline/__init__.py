@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from mergekit_optimer.errors import DiskError, OptimerError
 from mergekit_optimer.pipeline.adopt import adopt_run, check_source
+from mergekit_optimer.pipeline.analyses import attribute_winner, draw_vectors, measure_vectors
+from mergekit_optimer.pipeline.cost import count_cost
 from mergekit_optimer.pipeline.held_out import compare_held_out, score_model
 from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.pipeline.landscape import measure_landscape
+from mergekit_optimer.pipeline.mixing import train_optimised, write_mixture
+from mergekit_optimer.pipeline.objectives import compare_objectives
+from mergekit_optimer.pipeline.paging import is_compared, missing_parts, read_report, write_page
 from mergekit_optimer.pipeline.pins import pin_recipe, read_pins
 from mergekit_optimer.pipeline.pulling import is_reference, pull_file, pull_pool, pull_recipe, with_local_models
-from mergekit_optimer.pipeline.pushing import push_checkpoints, push_model, push_pool, push_trained
+from mergekit_optimer.pipeline.pushing import check_push, push_checkpoints, push_model, push_pool, push_trained
 from mergekit_optimer.pipeline.reporting import write_card, write_report
 from mergekit_optimer.pipeline.stages import (
     check_inputs,
@@ -20,6 +31,9 @@ from mergekit_optimer.pipeline.trial import MergeAndScorer
 from mergekit_optimer.pipeline.uploads import CARD, MERGE_CONFIG, is_private
 from mergekit_optimer.pipeline.vector_sources import make_vectors
 from mergekit_optimer.report import ReportData
+from mergekit_optimer.search import Watch
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "CARD",
@@ -27,14 +41,23 @@ __all__ = [
     "Job",
     "MergeAndScorer",
     "adopt_run",
+    "attribute_winner",
     "check_inputs",
+    "check_push",
     "check_source",
     "compare_held_out",
+    "compare_objectives",
+    "count_cost",
+    "draw_vectors",
+    "is_compared",
     "is_private",
     "is_reference",
     "make_vectors",
+    "measure_landscape",
+    "measure_vectors",
     "merge_model",
     "merge_winner",
+    "missing_parts",
     "pin_recipe",
     "pull_file",
     "pull_pool",
@@ -44,23 +67,45 @@ __all__ = [
     "push_pool",
     "push_trained",
     "read_pins",
+    "read_report",
     "run_all",
     "score_model",
     "search_weights",
+    "train_optimised",
     "train_pool",
     "with_local_models",
     "write_card",
+    "write_mixture",
+    "write_page",
     "write_report",
 ]
 
 
-def run_all(job: Job) -> ReportData:
-    """Run every stage in order; what is done is left alone."""
+def run_all(job: Job, watch: Callable[[], AbstractContextManager[Watch | None]] = nullcontext) -> ReportData:
+    """Run every stage in order; what is done is left alone.
+
+    Args:
+        watch: Opened around the search; what it gives is told of every trial that ends.
+    """
     check_inputs(job)
     train_pool(job)
     make_vectors(job)
-    search_weights(job)
+    with watch() as watching:
+        search_weights(job, watch=watching)
+    train_optimised(job)
     compare_held_out(job)
+    _analyse(job)
     report = write_report(job)
     write_card(job)
     return report
+
+
+def _analyse(job: Job) -> None:
+    """Make the analyses that take seconds; one that this pool does not allow is said, and ends nothing."""
+    for work in (lambda: draw_vectors(job, *measure_vectors(job)), lambda: write_mixture(job), lambda: count_cost(job)):
+        try:
+            work()
+        except DiskError:
+            raise
+        except OptimerError as error:
+            log.info("not in the report: %s", error)

@@ -1,7 +1,8 @@
 """The held-out comparison: winner and every baseline, made, scored once, kept per sample. The last stage with a model.
 
 Baselines: base_model, single/<vector>, uniform_average and sum are weight vectors; ties and dare_linear are stock
-mergekit methods over the checkpoints at uniform weights; data_mixture is a checkpoint of its own, where trained.
+mergekit methods over the checkpoints at uniform weights; data_mixture and data_mixture/optimised are checkpoints of
+their own, where trained.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mergekit_optimer.evaluate import Scorer, load_model
 from mergekit_optimer.files import TEMPORARY, content_hash, read_json, write_json
 from mergekit_optimer.merge import merge_yaml, stock_yaml
 from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.pipeline.mixing import trained_mixtures
 from mergekit_optimer.pipeline.stages import (
     check_held_out_is_apart,
     dev_tasks,
@@ -29,10 +31,11 @@ from mergekit_optimer.pipeline.stages import (
     merge_winner,
 )
 from mergekit_optimer.pipeline.trial import MergeAndScorer
-from mergekit_optimer.recipe import DATA_MIXTURE, Recipe
+from mergekit_optimer.recipe import DATA_MIXTURE, OPTIMISED_MIXTURE, Recipe
 from mergekit_optimer.runs import RunDir
 from mergekit_optimer.scores import TaskScores
 from mergekit_optimer.search import warm_start_weights
+from mergekit_optimer.tasks import PreparedTask
 from mergekit_optimer.vectors import model_fingerprint, tokenizer_fingerprint
 
 log = logging.getLogger(__name__)
@@ -53,7 +56,7 @@ def compare_held_out(job: Job) -> None:
     merge_winner(job)
     tasks = held_out_tasks(job)
     merger = MergeAndScorer(job, tasks)
-    identity = content_hash([job.base_fingerprint, {task.name: task.content_hash for task in tasks}])
+    identity = held_out_identity(job, tasks)
     known = _known(job, identity)
     models: dict[str, Any] = {}
     with _work_folder(job) as work:
@@ -97,6 +100,11 @@ def score_model(recipe: Recipe, model_dir: Path, held_out: bool, device: str) ->
         return Scorer(model, model_dir, tasks, device=device).score()
 
 
+def held_out_identity(job: Job, tasks: list[PreparedTask]) -> str:
+    """Hash of what every held-out score stands on: the base and the samples."""
+    return content_hash([job.base_fingerprint, {task.name: task.content_hash for task in tasks}])
+
+
 def held_out_scores(job: Job) -> dict[str, dict[str, TaskScores]]:
     """Read what ``compare_held_out`` wrote: model -> task -> scores."""
     models = read_json(job.run.held_out_path)["models"]
@@ -114,7 +122,7 @@ def _known(job: Job, identity: str) -> dict[str, Any]:
 
 
 def _mixture_print(job: Job, name: str) -> str | None:
-    return model_fingerprint(job.run.checkpoint_dir(DATA_MIXTURE)) if name == DATA_MIXTURE else None
+    return model_fingerprint(job.run.checkpoint_dir(name)) if name in (DATA_MIXTURE, OPTIMISED_MIXTURE) else None
 
 
 @contextmanager
@@ -143,8 +151,8 @@ def _ways_to_score(job: Job, merger: MergeAndScorer, work: Path) -> dict[str, Ca
     if len(names) > 1:
         for method in ("ties", "dare_linear"):
             ways[method] = partial(_score_stock, job, merger, method, work)
-    if job.run.checkpoint_dir(DATA_MIXTURE).exists():
-        ways[DATA_MIXTURE] = partial(merger.score_folder, job.run.checkpoint_dir(DATA_MIXTURE))
+    for name in trained_mixtures(job):
+        ways[name] = partial(merger.score_folder, job.run.checkpoint_dir(name))
     return ways
 
 

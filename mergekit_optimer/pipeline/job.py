@@ -118,32 +118,33 @@ class Job:
 
     def vector(self, name: str) -> Located:
         """Where a vector lies: where the recipe says, else in the run folder."""
-        spec = self.recipe.pool[name]
-        if spec.delta is not None:
-            return locate(spec.delta, self.recipe, "model")
-        return self._pushed("vectors", name, self.run.vector_dir(name), self.vector_content)
+        return self._pushed("vectors", name, self._local_vector(name), self.vector_content)
 
     def vector_content(self, name: str) -> str:
-        """What a vector that was made here holds, as a hash of its files' hashes."""
-        return content_hash(load_vector(self.run.vector_dir(name)).files)
+        """What a vector holds, as a hash of its files' hashes."""
+        return content_hash(load_vector(self._local_vector(name).path).files)
+
+    def _local_vector(self, name: str) -> Located:
+        spec = self.recipe.pool[name]
+        return locate(spec.delta, self.recipe, "model") if spec.delta else Located(self.run.vector_dir(name))
 
     def checkpoint_content(self, dataset: str) -> str:
         """Which training a checkpoint that was made here is of, as its record's hash."""
         return file_sha256(self.run.checkpoint_dir(dataset) / RECORD_NAME)
 
-    def _pushed(self, part: str, name: str, folder: Path, content: Callable[[str], str]) -> Located:
-        """A folder of the run, with its place on the Hub where it was pushed as it is."""
-        there = read_pushed(self.run, part, name)
-        if there is None or not folder.exists() or there.content != content(name):
-            return Located(folder)
-        return Located(folder, there.repo, there.revision)
+    def _pushed(self, part: str, name: str, found: Located, content: Callable[[str], str]) -> Located:
+        """A local folder, with its place on the Hub where it was pushed as it is; a repository stays what it is."""
+        there = read_pushed(self.run, part, name) if found.repo is None else None
+        if there is None or not found.path.exists() or there.content != content(name):
+            return found
+        return Located(found.path, there.repo, there.revision)
 
     def checkpoint(self, name: str) -> Located | None:
         """The checkpoint a vector is made from; None for a vector that came as a delta or an adapter."""
         spec = self.recipe.pool[name]
         if spec.dataset is not None:
-            folder = self.run.checkpoint_dir(spec.dataset)
-            return self._pushed("checkpoints", spec.dataset, folder, self.checkpoint_content)
+            found = Located(self.run.checkpoint_dir(spec.dataset))
+            return self._pushed("checkpoints", spec.dataset, found, self.checkpoint_content)
         return locate(spec.checkpoint, self.recipe, "model") if spec.checkpoint else None
 
     def adapter(self, name: str) -> Located | None:

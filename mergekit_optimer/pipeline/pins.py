@@ -65,7 +65,10 @@ def _stay(source: Source, commit: str) -> str:
     try:
         now = hub.resolve(str(source.repo), source.revision, _kind(source), _BRIEF)
     except HubError as error:
-        log.warning("%s stays at %s; whether it has moved cannot be asked: %s", source, commit, error)
+        # Without the advice for those who have no commit yet.
+        log.warning(
+            "%s stays at %s; whether it has moved cannot be asked: %s", source, commit, error.__cause__ or error
+        )
     else:
         if now != commit:
             log.warning(

@@ -17,6 +17,8 @@ from mergekit_optimer.vectors import POOL, RECORD, DistributionVector, check_fil
 log = logging.getLogger(__name__)
 
 _COLLECTION = re.compile(r"(?:https?://[^/]+/)?collections/([^/\s]+/[^/\s]+)")
+# Where a mergekit configuration names models; base is our method's.
+_MODEL_KEYS = ("model", "base_model", "lora", "base", "tokenizer_source", "source")
 _REFERENCE = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(\S+))?")
 
 
@@ -110,14 +112,16 @@ def split_reference(reference: str) -> tuple[str, str | None]:
 def with_local_models(config: Any) -> Any:
     """Return a mergekit configuration whose repositories are pulled and named by their folders.
 
-    A name that is a folder here is that folder, as mergekit takes it.
+    A name that is a folder here is that folder, as mergekit takes it. None is left for mergekit to fetch, which would
+    check no hash and read pickles.
 
     Raises:
         HubError: A repository cannot be had.
     """
     if isinstance(config, dict):
-        return {key: _local(value) if key in ("model", "base_model") else with_local_models(value)
-                for key, value in config.items()}  # fmt: skip
+        if set(config) in ({"path"}, {"path", "revision"}) and is_reference(str(config["path"])):
+            return {"path": str(_pulled(config["path"], config.get("revision")).path)}
+        return {key: _local(value) if key in _MODEL_KEYS else with_local_models(value) for key, value in config.items()}
     return [with_local_models(value) for value in config] if isinstance(config, list) else config
 
 
@@ -139,9 +143,11 @@ def is_reference(text: str) -> bool:
 
 
 def _local(value: Any) -> Any:
-    if not isinstance(value, str) or not is_reference(value):
+    if not isinstance(value, str):
         return with_local_models(value)
-    return str(_pulled(*split_reference(value)).path)
+    # A model, or model+adapter.
+    parts = [str(_pulled(*split_reference(part)).path) if is_reference(part) else part for part in value.split("+")]
+    return "+".join(parts)
 
 
 def _of_collection(slug: str) -> dict[str, Located]:

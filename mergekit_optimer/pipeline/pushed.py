@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from mergekit_optimer.errors import RunFolderError
 from mergekit_optimer.files import read_json, write_json
 from mergekit_optimer.runs import RunDir
 
@@ -29,12 +31,19 @@ def read_pushed(run: RunDir, part: str, name: str) -> Pushed | None:
     Args:
         part: "vectors" or "checkpoints".
     """
-    entry = read_json(run.pushed_path).get(part, {}).get(name) if run.pushed_path.exists() else None
-    return Pushed(**entry) if entry is not None else None
+    entry = _known(run).get(part, {}).get(name)
+    try:
+        return Pushed(**entry) if entry is not None else None
+    except TypeError as error:
+        raise RunFolderError(f"{run.pushed_path} is damaged ({error}); delete it and push again.") from error
 
 
 def note_pushed(run: RunDir, part: str, name: str, pushed: Pushed) -> None:
     """Remember where a part is."""
-    known = read_json(run.pushed_path) if run.pushed_path.exists() else {}
+    known = _known(run)
     known.setdefault(part, {})[name] = asdict(pushed)
     write_json(run.pushed_path, known)
+
+
+def _known(run: RunDir) -> dict[str, Any]:
+    return dict(read_json(run.pushed_path)) if run.pushed_path.exists() else {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mergekit_optimer import hub
+from mergekit_optimer.cards import base_models
 from mergekit_optimer.errors import HubError
 from mergekit_optimer.files import read_json
 from mergekit_optimer.pipeline.job import Job
@@ -25,6 +27,8 @@ from mergekit_optimer.recipe import DATA_MIXTURE
 from mergekit_optimer.report import ReportData
 from mergekit_optimer.runs import RunDir
 from mergekit_optimer.vectors import PoolMember
+
+log = logging.getLogger(__name__)
 
 # Shows what would be sent; False where it is not to be.
 Accept = Callable[[Sequence[hub.PushPlan]], bool]
@@ -94,11 +98,11 @@ def push_pool(job: Job, prefix: str | None, pool_repo: str | None, private: bool
         raise HubError(f"{pool_repo} would be a vector and the pool; give the pool another name with --pool.")
     places = {name: _place(job, name) for name in job.pool.names if name not in uploads}
     options = _options(job.run.root, job.recipe.folder)
-    planned = places | {name: PoolMember(upload.repo, _NOT_YET) for name, upload in uploads.items()}
-    plans = hub.plan_push([*uploads.values(), pool_upload(job, pool_repo, private, planned)], options)
-    if not accept(plans):
+    plans = hub.plan_push(list(uploads.values()), options)
+    planned = places | {name: _planned(plan) for name, plan in zip(uploads, plans, strict=True)}
+    if not accept(plans + hub.plan_push([pool_upload(job, pool_repo, private, planned)], options)):
         return []
-    sent = hub.push(plans[:-1], options)
+    sent = hub.push(plans, options)
     for name, pushed in zip(uploads, sent, strict=True):
         places[name] = PoolMember(pushed.repo, pushed.revision)
         note_pushed(job.run, "vectors", name, Pushed(pushed.repo, pushed.revision, job.vector_content(name)))
@@ -118,14 +122,42 @@ def push_model(run: RunDir, repo: str | None, public: bool, accept: Accept) -> l
         RunFolderError: The run has no merged model or no report.
     """
     report = ReportData.from_json(read_json(run.report_path))
-    recipe = run.manifest()["recipe"]
-    check_license(report.license)
+    check_license(report.license, is_reported=True)
     repo = repo or report.repo
     if repo is None:
-        raise HubError("It is not said where to publish; give --repo owner/name, or set publish.repo in the recipe.")
-    private = recipe["publish"]["private"] and not public
-    sent = _send([model_upload(run, repo, private)], accept, _options(run.root))
+        raise HubError(
+            "It is not said where to publish; give --repo owner/name, or set publish.repo in the recipe and run "
+            "`mergekit-optimer card` with it."
+        )
+    private, options = report.private and not public, _options(run.root)
+    if not private:
+        _say_what_is_hidden(report, repo, options)
+    sent = _send([model_upload(run, repo, private)], accept, options)
     return [f"{pushed.repo}@{pushed.revision}" for pushed in sent]
+
+
+def check_push(job: Job, what: str) -> None:
+    """Check before a training what can be checked of the push after it: licence, names and login.
+
+    Args:
+        what: "checkpoints" or "vectors".
+
+    Raises:
+        HubError: As push_checkpoints.
+    """
+    publish = job.recipe.publish
+    check_license(publish.license)
+    prefix = publish.checkpoints if what == "checkpoints" else publish.vectors
+    hub.check_login([_wanted(prefix, f"publish.{what}", "org/cpt-" if what == "checkpoints" else "org/dv-") + "a"])
+
+
+def _say_what_is_hidden(report: ReportData, repo: str, options: hub.PushOptions) -> None:
+    """Warn where a model that everybody sees is made of parts that not everybody sees."""
+    parts = [part for part in base_models(report) if part != repo]
+    hidden = hub.hidden_ones(parts, options)
+    if hidden:
+        log.warning("%s would be public, and not everybody can see %s: nobody else could make the merge again",
+                    repo, ", ".join(hidden))  # fmt: skip
 
 
 def _send(uploads: list[hub.Upload], accept: Accept, options: hub.PushOptions) -> list[hub.Pushed]:
@@ -143,6 +175,12 @@ def _wanted(prefix: str | None, key: str, example: str) -> str:
     if prefix.count("/") != 1 or prefix.startswith("/"):
         raise HubError(f"{prefix!r} is no beginning of a repository's name; write it as {example}.")
     return prefix
+
+
+def _planned(plan: hub.PushPlan) -> PoolMember:
+    """Where a vector will be: at the commit that is there, where nothing of it is to be sent."""
+    stays = plan.head is not None and not plan.sent and not plan.removed
+    return PoolMember(plan.upload.repo, str(plan.head) if stays else _NOT_YET)
 
 
 def _place(job: Job, name: str) -> PoolMember:

@@ -1,9 +1,9 @@
-"""Run folder -> report.json, the figure of the search and the card. Measures nothing."""
+"""Run folder -> report.json, the page, the figure of the search and the card. Measures nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 from mergekit_optimer.cards import render_model_card
 from mergekit_optimer.errors import RunFolderError
@@ -11,15 +11,16 @@ from mergekit_optimer.files import read_json, write_bytes, write_json, write_tex
 from mergekit_optimer.merge import merge_yaml, portable_yaml
 from mergekit_optimer.pipeline.held_out import held_out_scores
 from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.pipeline.paging import is_compared, read_analysis_files, write_page
+from mergekit_optimer.pipeline.trial_facts import base_value, trial_facts
 from mergekit_optimer.plots import search_figure
-from mergekit_optimer.recipe import DATA_MIXTURE, LightevalTask, SearchSection, Source, TaskSpec
+from mergekit_optimer.recipe import DATA_MIXTURE, OPTIMISED_MIXTURE, LightevalTask, Source, TaskSpec
 from mergekit_optimer.report import (
     BaseModelFacts,
     GradientFacts,
     ReportData,
     RungFacts,
     SearchFacts,
-    TrialFacts,
     VectorFacts,
     build_report,
 )
@@ -32,7 +33,15 @@ _OPTIONS = {"tpe": {"assist", "multivariate", "constant_liar", "n_startup_trials
 
 
 def write_report(job: Job) -> ReportData:
-    """Gather the run's numbers into report/report.json, and draw the search into report/figures/."""
+    """Gather the run's numbers into report/report.json, and show them: report/index.html and report/figures/.
+
+    Raises:
+        RunFolderError: The held-out scores are not those of the winner that the run has now, or not of every baseline.
+    """
+    if not is_compared(job.run):
+        raise RunFolderError(
+            f"{job.run.root} is not compared, or has gone on since; run `mergekit-optimer compare` again first."
+        )
     summary, manifest = read_json(job.run.winner_path), job.run.manifest()
     records = [TrialRecord.from_json(read_json(job.run.trial_dir(n) / "scores.json")) for n in summary["trials"]]
     winner = next(record for record in records if record.number == summary["winner"]["number"])
@@ -61,13 +70,16 @@ def write_report(job: Job) -> ReportData:
         license=publish.license,
         language=publish.language,
         repo=publish.repo,
+        private=publish.private,
         model_dir=job.run.model_dir.relative_to(job.run.root).as_posix(),
         card_path=job.run.card_path.relative_to(job.run.root).as_posix(),
-        trials=[_trial_facts(record, recipe.search.rungs[0].n_samples) for record in records],
+        trials=trial_facts(recipe.search, records),
+        analysis=read_analysis_files(job.run),
         lighteval_tasks={name: task.task for name, task in recipe.held_out.items() if _is_stock(task)},
     )
     write_json(job.run.report_path, report.to_json())
     search_figure(report, job.run.figure_path)
+    write_page(job.run)
     return report
 
 
@@ -126,18 +138,6 @@ def _vector_facts(job: Job, name: str, weight: float) -> VectorFacts:
     )
 
 
-def _trial_facts(record: TrialRecord, first_rung: int) -> TrialFacts:
-    kind = "adopted" if record.origin is not None else record.source.partition("/")[0]
-    state: Literal["scored", "rejected", "stopped", "collapsed"] = "scored"
-    if record.collapsed_by(first_rung):
-        state = "collapsed"
-    elif record.stopped is not None:
-        state = "stopped"
-    elif not record.kept[first_rung]:
-        state = "rejected"
-    return TrialFacts(record.number, record.values[first_rung], kind, state)
-
-
 def _is_stock(task: TaskSpec) -> TypeGuard[LightevalTask]:
     """Whether a task is lighteval's own; a user's file may call anything by a benchmark's name."""
     return isinstance(task, LightevalTask) and task.file is None
@@ -167,16 +167,8 @@ def _search_facts(job: Job, summary: dict[str, Any], winner: TrialRecord, record
         ended_flat=summary["stopped_flat"],
         gradient=GradientFacts(**summary["gradient"]) if summary["gradient"] else None,
         objective_tasks=tuple(sorted(spec.objective.task_weights)),
-        base_value=_base_value(spec, records),
+        base_value=base_value(spec, records),
     )
-
-
-def _base_value(spec: SearchSection, records: list[TrialRecord]) -> float | None:
-    """The base model's objective on the first rung, where it is known."""
-    if spec.objective.gain_over_base:
-        return 0.0
-    first = spec.rungs[0].n_samples
-    return next((record.values[first] for record in records if record.is_base and record.stopped is None), None)
 
 
 def _dev_scores(records: list[TrialRecord], winner: TrialRecord) -> dict[str, dict[str, TaskScores]]:
@@ -197,7 +189,7 @@ def _timings(job: Job, summary: dict[str, Any]) -> dict[str, float]:
     elapsed = {name: float(stage["elapsed_s"]) for name, stage in job.run.manifest()["stages"].items()}
     trained = {name.partition("/")[2]: seconds for name, seconds in elapsed.items() if name.startswith("train/")}
     timings = {
-        "train_s": sum(seconds for name, seconds in trained.items() if name != DATA_MIXTURE),
+        "train_s": sum(seconds for name, seconds in trained.items() if name not in (DATA_MIXTURE, OPTIMISED_MIXTURE)),
         "vectors_s": sum(seconds for name, seconds in elapsed.items() if name.startswith("vectors/")),
         "merge_s": summary["merge_s"],
         "gradient_s": summary["gradient_s"],
@@ -206,4 +198,6 @@ def _timings(job: Job, summary: dict[str, Any]) -> dict[str, float]:
     }
     if DATA_MIXTURE in trained:
         timings["train_mixture_s"] = trained[DATA_MIXTURE]
+    if OPTIMISED_MIXTURE in trained:
+        timings["train_mixture_optimised_s"] = trained[OPTIMISED_MIXTURE]
     return timings | {"total_s": sum(timings.values())}

@@ -13,16 +13,17 @@ from typing import Any
 from mergekit_optimer import corpora
 from mergekit_optimer.errors import SearchError
 from mergekit_optimer.evaluate import check_tasks
-from mergekit_optimer.files import content_hash, discard, read_json, write_json, write_text
+from mergekit_optimer.files import content_hash, discard, read_json, write_csv, write_json, write_text
 from mergekit_optimer.merge import merge_to_folder, merge_yaml, portable_yaml
 from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.pipeline.mixing import common_inputs, pool_datasets, train_uniform, training_inputs
 from mergekit_optimer.pipeline.trial import MergeAndScorer
 from mergekit_optimer.pipeline.vector_sources import check_vector_sources
 from mergekit_optimer.recipe import DATA_MIXTURE
 from mergekit_optimer.runs import RunDir
-from mergekit_optimer.search import Search, TrialRecord
+from mergekit_optimer.search import Search, TrialRecord, Watch, pareto_data
 from mergekit_optimer.tasks import PreparedTask, prepare_tasks, read_max_length, sample_texts
-from mergekit_optimer.train import check_training, train_dataset, train_mixture
+from mergekit_optimer.train import check_training, train_dataset
 from mergekit_optimer.vectors import TensorFolder, check_finite
 
 log = logging.getLogger(__name__)
@@ -77,28 +78,19 @@ def train_pool(job: Job, datasets: list[str] | None = None, mixture: bool | None
         datasets: Which ones; None for all that the pool needs.
         mixture: Whether to train the mixture; None: where the recipe says so.
     """
-    recipe, section = job.recipe, job.recipe.train
+    section = job.recipe.train
     if section is None:
         return
-    pool = sorted({spec.dataset for spec in recipe.pool.values() if spec.dataset})
-    common = [job.base_fingerprint, recipe.seed, section.defaults]
-
-    def inputs(name: str) -> list[Any]:
-        return [section.datasets[name].sft_options, job.data_fingerprint(name)]
-
-    for name in pool if datasets is None else datasets:
+    # Where nothing is kept the key is left out: a training of before is the same training.
+    kept = [{"keep_checkpoints": section.keep_checkpoints}] if section.keep_checkpoints else []
+    for name in pool_datasets(job) if datasets is None else datasets:
         folder = job.run.checkpoint_dir(name)
-        with job.stage(f"train/{name}", content_hash([*common, *inputs(name)]), folder) as wanted:
+        key = content_hash([*common_inputs(job), *training_inputs(job, name), *kept])
+        with job.stage(f"train/{name}", key, folder) as wanted:
             if wanted:
-                train_dataset(recipe, name, job.base.path, folder, device=job.device, replace=True)
+                train_dataset(job.recipe, name, job.base.path, folder, device=job.device, replace=True)
     if section.mixture is not None if mixture is None else mixture:
-        mixed = pool or sorted(section.datasets)
-        shares = section.mixture.shares if section.mixture else None
-        folder = job.run.checkpoint_dir(DATA_MIXTURE)
-        key = content_hash([*common, shares, {name: inputs(name) for name in mixed}])
-        with job.stage(f"train/{DATA_MIXTURE}", key, folder) as wanted:
-            if wanted:
-                train_mixture(recipe, job.base.path, folder, device=job.device, datasets=mixed, replace=True)
+        train_uniform(job)
 
 
 def dev_tasks(job: Job) -> list[PreparedTask]:
@@ -111,11 +103,12 @@ def held_out_tasks(job: Job) -> list[PreparedTask]:
     return _prepared(job, "held_out", job.recipe.held_out)
 
 
-def search_weights(job: Job, rank_only: bool = False) -> dict[str, Any]:
+def search_weights(job: Job, rank_only: bool = False, watch: Watch | None = None) -> dict[str, Any]:
     """Search the merge weights on the dev set.
 
     Args:
         rank_only: Rank the trials taken over from another study, run none.
+        watch: Told of every trial that ends; None: it has a line in the log.
 
     Returns:
         What winner.json holds: the winner's number, value and weights, and the study in numbers.
@@ -137,7 +130,7 @@ def search_weights(job: Job, rank_only: bool = False) -> dict[str, Any]:
     with job.stage("search", inputs, job.run.winner_path) as wanted:
         if wanted:
             scorer = MergeAndScorer(job, tasks)
-            study = Search(job.recipe, job.run, job.pool.names, identity, scorer, slopes=scorer.slopes)
+            study = Search(job.recipe, job.run, job.pool.names, identity, scorer, scorer.slopes, watch)
             if adopted["trials"]:
                 trials = [TrialRecord.from_json(trial) for trial in adopted["trials"]]
                 study.adopt(trials, adopted["origin"], write_trial=scorer.write_yaml)
@@ -151,7 +144,26 @@ def search_weights(job: Job, rank_only: bool = False) -> dict[str, Any]:
             del scorer, study
             gc.collect()
     summary: dict[str, Any] = read_json(job.run.winner_path)
+    if job.recipe.search.objective.pareto_tasks:
+        _write_front(job, summary)
     return summary
+
+
+def _write_front(job: Job, summary: dict[str, Any]) -> None:
+    """Write the Pareto front of a finished study, with a row for each trial as CSV."""
+    records = [TrialRecord.from_json(read_json(job.run.trial_dir(n) / "scores.json")) for n in summary["trials"]]
+    front = pareto_data(job.recipe.search, records, summary["winner"]["number"])
+    path, names, tasks = job.run.analysis_path("pareto"), sorted(summary["winner"]["weights"]), front["tasks"]
+    write_json(path, front)
+    on_front = {row["number"] for row in front["front"]}
+    rows = [
+        [row["number"], int(row["number"] in on_front), int(row["kept"]), *(row["weights"][name] for name in names)]
+        + [row["values"][task] for task in tasks]
+        for row in front["trials"]
+    ]
+    header = ["trial", "on_front", "kept", *(f"weight {name}" for name in names), *tasks]
+    write_csv(path.with_suffix(".csv"), header, rows)
+    log.info("Pareto front of %s: %d of %d trials, %s", ", ".join(tasks), len(on_front), len(rows), path)
 
 
 def merge_winner(job: Job) -> None:

@@ -78,11 +78,11 @@ class MergeAndScorer:
             job = self._job
             write_text(path, merge_yaml(str(job.base.path), job.ingredients, weights, job.dtype))
 
-    def score_weights(self, weights: Mapping[str, float]) -> dict[str, TaskScores]:
-        """Score a weight vector on all samples."""
+    def score_weights(self, weights: Mapping[str, float], n_samples: int | None = None) -> dict[str, TaskScores]:
+        """Score a weight vector on the first n samples of each task; None: on all."""
         self.load()
         self._merge(weights)
-        return self._scorer.score()
+        return self._scorer.score(n_samples)
 
     def score_folder(self, model_dir: Path) -> dict[str, TaskScores]:
         """Score a model folder on all samples, in the base's dtype."""

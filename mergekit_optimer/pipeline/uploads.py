@@ -54,16 +54,20 @@ _MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "gen
 _ORIGINS = ("_name_or_path", "name_or_path")
 
 
-def check_license(license: str) -> None:
+def check_license(license: str, is_reported: bool = False) -> None:
     """Check that a licence is set before anything is sent.
+
+    Args:
+        is_reported: Whether it is the report's, which follows the recipe only when it is written again.
 
     Raises:
         HubError: It is not: "other" tells nobody what is allowed.
     """
     if license == "other":
+        then = "; then run `mergekit-optimer card` with it, and publish again" if is_reported else ""
         raise HubError(
             "No licence is set, and what is pushed needs one: set publish.license in the recipe, as apache-2.0 or what "
-            "the base model's licence asks for."
+            f"the base model's licence asks for{then}."
         )
 
 
@@ -109,7 +113,8 @@ def vector_uploads(job: Job, prefix: str, private: bool, pool_repo: str | None) 
         files = _model_files(job.vector(name).path)
         # What the record says of the files must be true of those that are sent.
         hashes = {file: sha256_of(content) for file, content in files.items()}
-        public = replace(vector, files=hashes, training=without_secrets(vector.training))
+        texts = {key: without_secrets(getattr(vector, key)) for key in ("base_label", "dataset", "source", "training")}
+        public = replace(vector, files=hashes, **texts)
         card = _vector_card(job, repo, name, public, pool_repo)
         files |= {RECORD: _json_bytes(asdict(public)), CARD: render_vector_card(card).encode()}
         uploads[name] = hub.Upload(repo, files, f"distribution vector {name}", private, RECORD)

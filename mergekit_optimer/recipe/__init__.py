@@ -3,8 +3,10 @@
 from mergekit_optimer.recipe.load import load_recipe
 from mergekit_optimer.recipe.models import (
     DATA_MIXTURE,
+    OPTIMISED_MIXTURE,
     REPO,
     DatasetSpec,
+    MixtureSpec,
     Recipe,
     TrainSection,
     VectorSpec,
@@ -15,12 +17,14 @@ from mergekit_optimer.recipe.tasks import ChoiceTask, GenerateTask, LightevalTas
 
 __all__ = [
     "DATA_MIXTURE",
+    "OPTIMISED_MIXTURE",
     "RACE_FROM",
     "REPO",
     "ChoiceTask",
     "DatasetSpec",
     "GenerateTask",
     "LightevalTask",
+    "MixtureSpec",
     "ModelSource",
     "Name",
     "Objective",

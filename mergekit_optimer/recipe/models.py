@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,11 +14,12 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from mergekit_optimer.recipe.search import SearchSection, WeightInterval
 from mergekit_optimer.recipe.sft_options import check_sft_options
-from mergekit_optimer.recipe.sources import ModelSource, Name, Section, Source, TextSource
+from mergekit_optimer.recipe.sources import ModelSource, Name, Positive, Section, Source, TextSource
 from mergekit_optimer.recipe.tasks import LOG_LIKELIHOODS, LightevalTask, TaskSpec
 
-# The baseline trained on the mixed data; its checkpoint lies among those of the datasets.
+# The baselines trained on the mixed data; their checkpoints lie among those of the datasets.
 DATA_MIXTURE = "data_mixture"
+OPTIMISED_MIXTURE = "data_mixture/optimised"
 
 # A repository of the Hub.
 REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -40,17 +42,27 @@ class DatasetSpec(TextSource):
 
 
 class MixtureSpec(Section):
-    """The ``data_mixture`` baseline: shares of tokens per dataset, equal where omitted."""
+    """The ``data_mixture`` baseline: shares of tokens per dataset, equal where omitted.
+
+    ``optimised: true`` also trains ``data_mixture/optimised``, at the shares that the winner's weights stand for.
+    """
 
     shares: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+    # Left out of the canonical recipe where it is false, so that runs made before there was such a key can go on.
+    optimised: bool = Field(default=False, exclude_if=operator.not_)
 
 
 class TrainSection(Section):
-    """Continual pre-training: SFTConfig options for all datasets, and the datasets."""
+    """Continual pre-training: SFTConfig options for all datasets, and the datasets.
+
+    ``keep_checkpoints: 8`` keeps eight points on the way of each dataset's training, for its trajectory.
+    """
 
     defaults: dict[str, Any] = Field(default_factory=dict)
     datasets: dict[Name, DatasetSpec] = Field(min_length=1)
     mixture: MixtureSpec | None = None
+    # Left out of the canonical recipe where it is not given, as ``optimised`` is.
+    keep_checkpoints: Positive | None = Field(default=None, exclude_if=operator.not_)
 
     @field_validator("defaults")
     @classmethod
@@ -61,10 +73,11 @@ class TrainSection(Section):
     @field_validator("datasets")
     @classmethod
     def _leaves_the_baseline_its_name(cls, value: dict[str, DatasetSpec]) -> dict[str, DatasetSpec]:
-        if DATA_MIXTURE in value:
-            raise ValueError(
-                f"{DATA_MIXTURE} is the name of the baseline trained on the mixed data; give the dataset another name"
-            )
+        for name in (DATA_MIXTURE, OPTIMISED_MIXTURE.replace("/", "_")):
+            if name in value:
+                raise ValueError(
+                    f"{name} is the name of the baseline trained on the mixed data; give the dataset another name"
+                )
         return value
 
     @model_validator(mode="after")
@@ -109,7 +122,7 @@ class PublishSection(Section):
     vectors: str | None = None
     pool: str | None = None
     private: bool = True
-    license: str = "other"
+    license: Annotated[str, Field(pattern=r"^[^\n\r]{1,100}$")] = "other"
     language: list[str] = Field(default_factory=list)
 
     @field_validator("repo", "pool")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -60,27 +61,44 @@ class Rung(Section):
 
 
 class Objective(Section):
-    """What the search maximises, from the primary metrics of the dev tasks (lower-is-better ones negated)."""
+    """What the search maximises, from the primary metrics of the dev tasks (lower-is-better ones negated).
+
+    ``pareto`` maximises each of its tasks by itself: the study has a front of trials none of which is worse than
+    another on all tasks, and no one best.
+    """
 
     mean: list[Name] | None = None
     weighted: dict[Name, Finite] | None = None
+    # Left out of the canonical recipe where it is not given: studies made before there was such a key can go on.
+    pareto: list[Name] | None = Field(default=None, exclude_if=operator.not_)
     gain_over_base: bool = False
     keep: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Self:
-        if (self.mean is None) == (self.weighted is None):
-            raise ValueError("give either mean or weighted")
+        if sum(form is not None for form in (self.mean, self.weighted, self.pareto)) != 1:
+            raise ValueError("give one of mean, weighted, pareto")
         if not self.task_weights:
             raise ValueError("names no task")
+        if self.pareto is not None and len(self.task_weights) == 1:
+            raise ValueError(
+                f"pareto weighs tasks against each other and has {self.pareto[0]} only; name a second one, or write "
+                f"mean: [{self.pareto[0]}]"
+            )
         return self
 
     @property
     def task_weights(self) -> dict[str, float]:
-        """Weight of each task in the objective; a mean gives each 1/n."""
-        if self.mean is not None:
-            return {name: 1.0 / len(set(self.mean)) for name in sorted(set(self.mean))}
+        """Weight of each task in the objective's one number; a mean gives each 1/n, and so does a Pareto front."""
+        named = self.mean if self.mean is not None else self.pareto
+        if named is not None:
+            return {name: 1.0 / len(set(named)) for name in sorted(set(named))}
         return dict(self.weighted or {})
+
+    @property
+    def pareto_tasks(self) -> list[str]:
+        """The tasks that are maximised each by itself, in name order; none where one number is."""
+        return sorted(set(self.pareto or ()))
 
     @property
     def task_names(self) -> set[str]:
@@ -107,6 +125,17 @@ WeightSpace = Annotated[
 ]
 
 
+def _plain_for_pareto(value: dict[str, Any]) -> dict[str, Any]:
+    """A Pareto search is not assisted where nothing is said of it: the surrogate is of one number."""
+    objective, sampler = value.get("objective"), value.get("sampler", {})
+    if not isinstance(objective, dict) or objective.get("pareto") is None:
+        return value
+    if isinstance(sampler, str):
+        sampler = {"name": sampler}
+    # What is no sampler is told by its own check.
+    return value | {"sampler": {"assist": "none"} | sampler} if isinstance(sampler, dict) else value
+
+
 class SearchSection(Section):
     """The Optuna study.
 
@@ -131,7 +160,7 @@ class SearchSection(Section):
         """``warm_start: gradient`` adds it to the warm starts; a race has one rung, of all its samples."""
         if not isinstance(value, dict):
             return value
-        value = dict(value)
+        value = _plain_for_pareto(dict(value))
         if "warm_start" in value:
             extra = value.pop("warm_start")
             if extra != "gradient":
@@ -151,6 +180,25 @@ class SearchSection(Section):
                 f"race: a trial is compared after {RACE_FROM} samples, so the first rung needs more; "
                 "write rungs: [{n_samples: 300}]"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pareto_stands_alone(self) -> Self:
+        if self.objective.pareto is None:
+            return self
+        if self.sampler.name == "cmaes":
+            raise ValueError("cmaes follows one number, and objective: {pareto: ...} has several; use tpe")
+        if self.sampler.assist != "none":
+            raise ValueError(
+                f"assist: {self.sampler.assist} fits one number, and objective: {{pareto: ...}} has several; write "
+                "sampler: {name: tpe, assist: none}"
+            )
+        for key in ("race", "until_flat"):
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key} compares with the one best trial, and objective: {{pareto: ...}} has a front of them; "
+                    f"write {key}: false"
+                )
         return self
 
     @field_validator("rungs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from mergekit_optimer.compare import WINNER, Scores, compare
 from mergekit_optimer.errors import TaskError
@@ -44,9 +44,11 @@ def build_report(
     license: str,
     language: Sequence[str] = (),
     repo: str | None = None,
+    private: bool = True,
     model_dir: str | None = None,
     card_path: str | None = None,
     trials: Sequence[TrialFacts] = (),
+    analysis: Mapping[str, Any] | None = None,
     lighteval_tasks: Mapping[str, str] | None = None,
     n_resamples: int = 10_000,
 ) -> ReportData:
@@ -89,9 +91,11 @@ def build_report(
         license=license,
         language=tuple(language),
         repo=repo,
+        private=private,
         model_dir=model_dir,
         card_path=card_path,
         trials=tuple(sorted(trials, key=lambda trial: trial.number)),
+        analysis=dict(sorted((analysis or {}).items())),
     )
 
 

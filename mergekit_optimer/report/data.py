@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -134,12 +134,18 @@ class TrialFacts:
             stopped trial the estimate.
         kind: "warm_start", "surrogate", "sampler" or "adopted" (scored in another study).
         state: What became of it on the first rung; "rejected" is by ``keep``, and so no candidate for the winner.
+        weights: Its merge weights; empty in reports that did not yet hold them.
+        stderr: Standard error of the paired difference of its objective to the base model's; None where there is none.
+        baseline: The baseline that it is, as "single/ja"; None for any other.
     """
 
     number: int
     value: float
     kind: str
     state: Literal["scored", "rejected", "stopped", "collapsed"] = "scored"
+    weights: dict[str, float] = field(default_factory=dict)
+    stderr: float | None = None
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -170,8 +176,10 @@ class ReportData:
         portable_yaml: The same merge for plain mergekit; None where there is none, and ``portable_reason`` says why.
         command: The command that makes this run again.
         trials: The study's trials in order; empty in reports that did not yet hold them.
-        repo: Hub repository the merged model is meant for; None where the recipe names none.
+        repo: Hub repository the merged model is meant for; None where the recipe names none. ``private``: whether only
+            its owner is to see it.
         model_dir: Merged model, relative to the run folder; ``card_path`` alike. None where not written.
+        analysis: Analysis -> what its file under analysis/ holds, for those that were made.
     """
 
     name: str
@@ -194,9 +202,11 @@ class ReportData:
     license: str
     language: tuple[str, ...]
     repo: str | None = None
+    private: bool = True
     model_dir: str | None = None
     card_path: str | None = None
     trials: tuple[TrialFacts, ...] = ()
+    analysis: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -67,7 +67,7 @@ def adopt_trials(
             write_trial(ledger.trial_dir(number), adopted.weights)
         ledger.write(adopted)
         trial = optuna.trial.create_trial(
-            value=adopted.values[ledger.first_rung],
+            values=judgement.values if spec.objective.pareto_tasks else [adopted.values[ledger.first_rung]],
             params=record.weights,
             distributions=dict(space),
             constraints=judgement.violations,

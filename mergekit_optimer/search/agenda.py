@@ -17,7 +17,7 @@ from mergekit_optimer.search.journal import queue_retry
 from mergekit_optimer.search.ledger import Ledger
 from mergekit_optimer.search.objective import needs_base, worth
 from mergekit_optimer.search.proposals import Point, propose, warm_start_weights
-from mergekit_optimer.search.records import WARM_START
+from mergekit_optimer.search.records import WARM_START, TrialRecord
 
 log = logging.getLogger(__name__)
 
@@ -129,20 +129,22 @@ class Agenda:
         return [
             Point(
                 weights={name: float(trial.params[name]) for name in self._vectors},
-                value=self._worth(trial),
+                value=self._worth(trial, record),
                 source=trial.user_attrs.get("source", "sampler"),
                 collapsed=bool(trial.user_attrs.get("collapsed")),
                 is_own="origin" not in trial.user_attrs,
             )
-            for trial in trials
+            for trial, record in zip(trials, self._ledger.records(), strict=True)
         ]
 
-    def _worth(self, trial: Any) -> float:
+    def _worth(self, trial: Any, record: TrialRecord) -> float:
+        # Not the trial's own: that of a Pareto front has several values.
+        value = record.values[self._ledger.first_rung]
         excess = sum(max(0.0, violation) for violation in trial.constraints.values())
         if not excess:
-            return float(trial.value)
+            return value
         base_value = self._ledger.base().values[self._ledger.first_rung]
-        return worth(self._spec.objective, float(trial.value), excess, base_value)
+        return worth(self._spec.objective, value, excess, base_value)
 
     def _pending(self) -> list[dict[str, float]]:
         import optuna

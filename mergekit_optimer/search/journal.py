@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +49,12 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def open_study(path: Path, name: str, identity: str) -> Any:
+def open_study(path: Path, name: str, identity: str, tasks: Sequence[str] = ()) -> Any:
     """Open or make the study in a journal file, repaired and without stale trials.
 
     Args:
         identity: Hash of what decides a score (recipe, pool, tasks); kept in the study.
+        tasks: What is maximised each by itself, for a Pareto front; where there are none, one number is.
 
     Raises:
         SearchError: The study was made with another identity.
@@ -65,10 +68,16 @@ def open_study(path: Path, name: str, identity: str) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     repair_journal(path)
     storage = JournalStorage(JournalFileBackend(str(path)))
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    directions = ["maximize"] * max(1, len(tasks))
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     known = study.user_attrs.get("identity")
     if known is None:
         study.set_user_attr("identity", identity)
+        if tasks:
+            with warnings.catch_warnings():
+                # Names for optuna-dashboard; nothing is lost where a later version does without.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(list(tasks))
     elif known != identity:
         raise SearchError(
             f"{path} belongs to a study of other vectors, tasks or objective. Restore them, or give another --run-dir."
@@ -106,6 +115,12 @@ def given_up(study: Any) -> int:
     """How many weight vectors were given up in this session."""
     session = study.user_attrs["session"]
     return sum(trial.user_attrs.get("given_up_in") == session for trial in study.get_trials(deepcopy=False))
+
+
+def last_reason(study: Any) -> str:
+    """Why the last trial that failed did."""
+    reasons = [trial.user_attrs["reason"] for trial in study.trials if "reason" in trial.user_attrs]
+    return str(reasons[-1]) if reasons else "unknown"
 
 
 def _fail(study: Any, number: int, attributes: dict[str, Any]) -> None:

@@ -66,10 +66,7 @@ class Ledger:
         Raises:
             SearchError: There is none.
         """
-        for record in self.records():
-            if record.is_base and record.stopped is None and record.same_as is None:
-                return record
-        raise SearchError("The base model's trial failed, and the objective is measured against it; see the journal.")
+        return find_base(self.records())
 
     def base_scores(self, n_samples: int) -> dict[str, TaskScores] | None:
         """What the others' first n samples are measured against; None where nothing is measured against the base."""
@@ -98,6 +95,18 @@ class Ledger:
             if record.weights == weights and record.same_as is None and not (whole and record.stopped == "race"):
                 return record
         return None
+
+
+def find_base(records: list[TrialRecord]) -> TrialRecord:
+    """The trial of all weights 0, scored whole.
+
+    Raises:
+        SearchError: There is none.
+    """
+    for record in records:
+        if record.is_base and record.stopped is None and record.same_as is None:
+            return record
+    raise SearchError("The base model's trial failed, and the objective is measured against it; see the journal.")
 
 
 def best_at(n_samples: int, records: list[TrialRecord]) -> TrialRecord | None:

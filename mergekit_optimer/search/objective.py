@@ -22,11 +22,13 @@ class Judgement:
 
     Attributes:
         value: To be maximised.
+        values: What the study is told: the value alone, or one of each task of a Pareto front, all to be maximised.
         violations: For each task of ``keep``, the loss relative to the base minus the loss allowed; the trial is
             rejected where one is above 0.
     """
 
     value: float
+    values: tuple[float, ...]
     violations: dict[str, float]
 
     @property
@@ -51,6 +53,8 @@ def judge(
 ) -> Judgement:
     """Judge a trial's scores.
 
+    A Pareto objective's one number is the mean of its tasks, to have something to show: it decides nothing.
+
     Each task counts by its primary metric, negated where lower is better. With ``gain_over_base`` it counts as its
     gain over the base in units of the base's absolute value (so 0.05 is 5 % better), which makes bits and
     accuracies comparable.
@@ -64,11 +68,16 @@ def judge(
     missing = sorted(objective.task_names - set(scores))
     if missing:
         raise SearchError(f"The objective wants {', '.join(missing)}, which was not scored; add it to tasks.")
+    worths = {
+        task: _gain(task, scores, base) if objective.gain_over_base else oriented(scores[task])
+        for task in objective.task_weights
+    }
     total = 0.0
     for task, weight in objective.task_weights.items():
-        total += weight * (_gain(task, scores, base) if objective.gain_over_base else oriented(scores[task]))
+        total += weight * worths[task]
+    values = tuple(worths[task] for task in objective.pareto_tasks) or (total,)
     violations = {task: -_gain(task, scores, base) - allowed for task, allowed in sorted(objective.keep.items())}
-    return Judgement(total, violations)
+    return Judgement(total, values, violations)
 
 
 def paired_difference(
@@ -126,6 +135,8 @@ def describe(objective: Objective) -> str:
     weights = objective.task_weights
     if objective.mean is not None:
         text = f"mean of {', '.join(weights)}"
+    elif objective.pareto is not None:
+        text = f"Pareto front of {', '.join(weights)} (winner: nearest to the ideal point)"
     else:
         text = " + ".join(f"{weight:g} x {task}" for task, weight in weights.items())
     if objective.gain_over_base:

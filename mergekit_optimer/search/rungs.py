@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 
 from mergekit_optimer.errors import SearchError
@@ -11,6 +10,7 @@ from mergekit_optimer.recipe import SearchSection
 from mergekit_optimer.scores import TaskScores, collapsed, floored
 from mergekit_optimer.search.ledger import Ledger
 from mergekit_optimer.search.objective import needs_base
+from mergekit_optimer.search.pareto import best_first
 from mergekit_optimer.search.records import Measured, MergeAndScore, TrialRecord, append_scores, head
 
 log = logging.getLogger(__name__)
@@ -22,20 +22,20 @@ def climb(spec: SearchSection, ledger: Ledger, score: MergeAndScore) -> TrialRec
     Raises:
         SearchError: No trial was kept.
     """
-    contenders = _kept_at(spec.rungs[0].n_samples, ledger.records())
+    contenders = field = _kept_at(spec.rungs[0].n_samples, ledger.records())
     for below, rung in zip(spec.rungs, spec.rungs[1:], strict=False):
         # By the rung below, also for a trial that climbed before: a restart must pick the same ones.
-        best = sorted(contenders, key=_rank_at(below.n_samples))[: rung.top]
+        best = _best_first(spec, contenders, below.n_samples, field)[: rung.top]
         if needs_base(spec.objective):
             _extend(ledger, score, ledger.base(), rung.n_samples)
         # Read anew: the base may be among the best and has just been extended.
         now = {record.number: record for record in ledger.records()}
         contenders = [_extend(ledger, score, now[record.number], rung.n_samples) for record in best]
         contenders = _kept_at(rung.n_samples, contenders)
-        for record in sorted(contenders, key=_rank_at(rung.n_samples)):
+        for record in _best_first(spec, contenders, rung.n_samples, field):
             value = record.values[rung.n_samples]
             log.info("rung of %d samples: trial #%d  dev %.4f", rung.n_samples, record.number, value)
-    return min(contenders, key=_rank_at(spec.rungs[-1].n_samples))
+    return _best_first(spec, contenders, spec.rungs[-1].n_samples, field)[0]
 
 
 def rank(spec: SearchSection, records: list[TrialRecord]) -> TrialRecord:
@@ -45,11 +45,11 @@ def rank(spec: SearchSection, records: list[TrialRecord]) -> TrialRecord:
         SearchError: No trial was kept.
     """
     reached, *higher = (rung.n_samples for rung in spec.rungs)
-    contenders = _kept_at(reached, records)
+    contenders = field = _kept_at(reached, records)
     for n_samples in higher:
         if all(n_samples in record.values for record in contenders):
             reached, contenders = n_samples, _kept_at(n_samples, contenders)
-    return min(contenders, key=_rank_at(reached))
+    return _best_first(spec, contenders, reached, field)[0]
 
 
 def _extend(ledger: Ledger, score: MergeAndScore, record: TrialRecord, n_samples: int) -> TrialRecord:
@@ -102,6 +102,10 @@ def _kept_at(n_samples: int, records: list[TrialRecord]) -> list[TrialRecord]:
     return kept
 
 
-def _rank_at(n_samples: int) -> Callable[[TrialRecord], tuple[float, int]]:
-    """Sort key by the objective on the first n samples: best first; of equals the earlier."""
-    return lambda record: (-record.values[n_samples], record.number)
+def _best_first(
+    spec: SearchSection, records: list[TrialRecord], n_samples: int, field: list[TrialRecord]
+) -> list[TrialRecord]:
+    """Sort by the objective on the first n samples, or by nearness to a Pareto front's ideal; of equals the earlier."""
+    if spec.objective.pareto_tasks:
+        return best_first(spec, records, n_samples, field)
+    return sorted(records, key=lambda record: (-record.values[n_samples], record.number))

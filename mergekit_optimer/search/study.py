@@ -19,10 +19,11 @@ from mergekit_optimer.search.adopt import WriteTrial, adopt_trials
 from mergekit_optimer.search.agenda import GRADIENT, Agenda
 from mergekit_optimer.search.flat import WINDOW, is_flat
 from mergekit_optimer.search.gradient import Slopes
-from mergekit_optimer.search.journal import INTERRUPTED, give_back, give_up, given_up, open_study
+from mergekit_optimer.search.journal import INTERRUPTED, give_back, give_up, given_up, last_reason, open_study
 from mergekit_optimer.search.ledger import Ledger
 from mergekit_optimer.search.objective import Judgement, needs_base
-from mergekit_optimer.search.progress import trial_line
+from mergekit_optimer.search.pareto import front_of
+from mergekit_optimer.search.progress import Progress, Watch, trial_line
 from mergekit_optimer.search.proposals import make_sampler
 from mergekit_optimer.search.race import Lap, score_in_chunks
 from mergekit_optimer.search.records import MergeAndScore, SearchResult, TrialRecord, is_warm_start
@@ -45,6 +46,7 @@ class Search:
         identity: str,
         score: MergeAndScore,
         slopes: Slopes | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Open the study, new or begun.
 
@@ -52,13 +54,13 @@ class Search:
             identity: Hash of what decides a score; a study begun with another is refused.
             score: Merges and scores one weight vector.
             slopes: Value and slope of the objective at one weight vector; needed for ``warm_starts: gradient``.
+            watch: Told of every trial that ends; None: it has a line in the log.
         """
-        self._recipe, self._vectors, self._score = recipe, vectors, score
-        self._spec = recipe.search
-        self._study = open_study(run.journal_path, recipe.name, identity)
+        self._recipe, self._vectors, self._score, self._watch = recipe, vectors, score, watch
+        self._spec, self._started = recipe.search, time.monotonic()
+        self._study = open_study(run.journal_path, recipe.name, identity, self._spec.objective.pareto_tasks)
         self._ledger = Ledger(run, self._study, self._spec)
         self._agenda = Agenda(self._study, self._ledger, self._spec, vectors, recipe.seed, slopes)
-        self._started = time.monotonic()
 
     def adopt(self, records: list[TrialRecord], origin: str, write_trial: WriteTrial | None = None) -> int:
         """Take over the trials of a finished study of the same base, pool and dev samples; see ``adopt_trials``.
@@ -82,7 +84,7 @@ class Search:
         if not records and rank_only:
             raise SearchError("There is no finished trial to rank.")
         if not records:
-            raise SearchError(f"All {self._spec.n_trials} trials failed; the last reason: {self._last_reason()}")
+            raise SearchError(f"All {self._spec.n_trials} trials failed; the last reason: {last_reason(self._study)}")
         winner = rank(self._spec, records) if rank_only else climb(self._spec, self._ledger, self._score)
         done = self._ledger.complete()
         # What another study scored took no time here.
@@ -113,6 +115,8 @@ class Search:
     def _run_trials(self) -> bool:
         """Run trials until there are enough; True where the best no longer rose before that."""
         space, begun_at = self._space(), self._n_done()
+        # Now that everything is loaded: the time left is counted in trials.
+        self._started = time.monotonic()
         while (n_done := self._n_done()) < self._spec.n_trials:
             self._stop_when_nothing_works()
             if self._spec.until_flat and is_flat(self._ledger, len(self._vectors)):
@@ -150,7 +154,9 @@ class Search:
         first = self._ledger.first_rung
         trial.set_user_attr("is_kept", record.kept[first])
         trial.set_user_attr("collapsed", record.collapsed)
-        self._study.tell(trial, record.values[first], state=optuna.trial.TrialState.COMPLETE)
+        # Of a trial that a race stopped the estimate; a Pareto front has several values, and no race.
+        told = judgement.values if self._spec.objective.pareto_tasks else [record.values[first]]
+        self._study.tell(trial, told, state=optuna.trial.TrialState.COMPLETE)
         self._say(record, n_done + 1, begun_at, time.monotonic() - started)
 
     def _scored(self, number: int, weights: dict[str, float], source: str) -> tuple[TrialRecord, Judgement]:
@@ -217,24 +223,22 @@ class Search:
         if in_row == MAX_GIVEN_UP and all(trial.state == optuna.trial.TrialState.FAIL for trial in last):
             raise SearchError(
                 f"{MAX_GIVEN_UP} weight vectors in a row failed {MAX_ATTEMPTS} times each; the last reason: "
-                f"{self._last_reason()} Mend it, then run the same command again: it goes on."
+                f"{last_reason(self._study)} Mend it, then run the same command again: it goes on."
             )
 
-    def _last_reason(self) -> str:
-        reasons = [trial.user_attrs["reason"] for trial in self._study.trials if "reason" in trial.user_attrs]
-        return str(reasons[-1]) if reasons else "unknown"
-
     def _say(self, record: TrialRecord, n_done: int, begun_at: int, elapsed_s: float) -> None:
-        best_value, best_number = self._best()
-        left_s = (time.monotonic() - self._started) / (n_done - begun_at) * (self._spec.n_trials - n_done)
-        log.info(trial_line(record, f"{n_done}/{self._spec.n_trials}", best_value, best_number, elapsed_s, left_s))
-
-    def _best(self) -> tuple[float, int]:
-        """Objective and number of the best kept trial so far; of the best at all while none is kept."""
-        done = self._ledger.complete()
-        kept = [trial for trial in done if trial.user_attrs.get("is_kept")] or done
-        best = min(kept, key=lambda trial: (-trial.value, trial.number))
-        return best.value, best.number
+        done, first = self.records(), self._ledger.first_rung
+        # The best at all while none is kept.
+        best = min([r for r in done if r.kept[first]] or done, key=lambda r: (-r.values[first], r.number))
+        told = [trial.values for trial in self._ledger.complete() if trial.user_attrs.get("is_kept")]
+        n_front = len(front_of(told)) if self._spec.objective.pareto_tasks else None
+        trial_s = (time.monotonic() - self._started) / (n_done - begun_at)
+        n_trials = self._spec.n_trials
+        progress = Progress(record, n_done, n_trials, best.values[first], best.number, n_front, elapsed_s, trial_s)
+        if self._watch is None:
+            log.info(trial_line(progress))
+        else:
+            self._watch(progress)
 
     def _n_done(self) -> int:
         """Trials run to their end or given up; those taken over from another study are not counted."""

@@ -17,7 +17,8 @@ from mergekit_optimer.machine import memory_named
 from mergekit_optimer.train.checkpoint import check_weights, load_base, make_plain
 from mergekit_optimer.train.options import make_config
 from mergekit_optimer.train.progress import progress_callback, quiet_bars
-from mergekit_optimer.train.record import RECORD_NAME, MixturePart, TrainingRecord, read_record
+from mergekit_optimer.train.record import RECORD_NAME, MixturePart, TrainingRecord, finished_record
+from mergekit_optimer.train.trajectory import move_trajectory, trajectory_callback
 from mergekit_optimer.train.working_folder import WorkingFolder
 from mergekit_optimer.vectors.fingerprint import model_fingerprint
 
@@ -43,6 +44,7 @@ class Training:
         device: "cpu" or a CUDA device.
         trust_remote_code: Whether code shipped with the base model may run.
         mixture: What each dataset gave, where there are several.
+        keep_checkpoints: Points on the way to keep beside the checkpoint; None for none.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Training:
     device: str
     trust_remote_code: bool
     mixture: dict[str, MixturePart] | None = None
+    keep_checkpoints: int | None = None
 
     @property
     def shares(self) -> dict[str, float] | None:
@@ -77,8 +80,11 @@ def run_training(
     config = make_config(training.name, training.options, working.trainer_dir)
     versions = runs.package_versions()
     base_fingerprint = model_fingerprint(base_dir)
+    # Where nothing is kept the key is left out: a training of before is the same training.
+    kept = {"keep_checkpoints": training.keep_checkpoints} if training.keep_checkpoints else {}
     inputs = files.content_hash(
-        {
+        kept
+        | {
             "options": training.options,
             "data": training.data_fingerprints,
             "n_tokens": training.n_tokens,
@@ -89,7 +95,7 @@ def run_training(
             "versions": {package: versions[package] for package in _DECIDING_PACKAGES},
         }
     )
-    done = _finished(out_dir)
+    done = finished_record(out_dir)
     if done and done.inputs == inputs:
         log.info("train %s: done already", training.name)
         working.remove()
@@ -127,19 +133,10 @@ def run_training(
         with files.new_folder(out_dir) as folder:
             for file in working.final_dir.iterdir():
                 os.replace(file, folder / file.name)
+            move_trajectory(working.trajectory_dir, folder)
             files.write_json(folder / RECORD_NAME, record.to_json())
         working.remove()
     return record
-
-
-def _finished(out_dir: Path) -> TrainingRecord | None:
-    """Return the record of the training that a folder holds, None where it holds none that can be told."""
-    if not (out_dir / RECORD_NAME).exists():
-        return None
-    try:
-        return read_record(out_dir)
-    except RunFolderError:
-        return None
 
 
 @dataclass(frozen=True)
@@ -168,6 +165,9 @@ def _train(training: Training, tokenizer: Any, base_dir: Path, config: Any, work
     elapsed_before_s = resume[1] if resume else 0.0
     trainer = _make_trainer(name, model, config, documents, tokenizer)
     trainer.add_callback(progress_callback(name, working, elapsed_before_s))
+    if training.keep_checkpoints:
+        keeper = trajectory_callback(trainer, base_dir, working.trajectory_dir, training.keep_checkpoints)
+        trainer.add_callback(keeper)
     _check_packing(name, trainer.train_dataset, training.n_tokens, len(training.dataset), tokenizer)
     if resume:
         log.info("train %s: going on after %s", name, resume[0].name.replace("-", " of step "))

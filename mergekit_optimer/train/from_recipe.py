@@ -71,6 +71,7 @@ def train_dataset(
         seed=recipe.seed,
         device=device,
         trust_remote_code=recipe.base_model.trust_remote_code,
+        keep_checkpoints=section.keep_checkpoints,
     )
     return run_training(training, tokenizer, base_dir, out_dir, replace=replace)
 

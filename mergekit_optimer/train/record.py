@@ -75,6 +75,16 @@ class TrainingRecord:
         return asdict(self)
 
 
+def finished_record(checkpoint_dir: Path) -> TrainingRecord | None:
+    """The record of the training that a folder holds, None where it holds none that can be told."""
+    if not (checkpoint_dir / RECORD_NAME).exists():
+        return None
+    try:
+        return read_record(checkpoint_dir)
+    except RunFolderError:
+        return None
+
+
 def read_record(checkpoint_dir: Path) -> TrainingRecord:
     """Read the record of a CPT checkpoint.
 

@@ -36,6 +36,10 @@ class WorkingFolder:
         return self.root / "trainer"
 
     @property
+    def trajectory_dir(self) -> Path:
+        return self.root / "trajectory"
+
+    @property
     def final_dir(self) -> Path:
         return self.root / "final"
 

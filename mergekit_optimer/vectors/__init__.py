@@ -21,9 +21,9 @@ from mergekit_optimer.vectors.fingerprint import (
 )
 from mergekit_optimer.vectors.kept import make_or_link, vector_key
 from mergekit_optimer.vectors.manifest import POOL, BaseReference, PoolManifest, PoolMember, read_manifest
-from mergekit_optimer.vectors.pool import VectorPool, cosines, load_pool, pool_table
+from mergekit_optimer.vectors.pool import Gram, VectorPool, cosines, gram_matrices, load_pool, pool_table
 from mergekit_optimer.vectors.record import NOT_KNOWN, RECORD, DistributionVector, Provenance, check_files, load_vector
-from mergekit_optimer.vectors.tensors import TensorFolder, dtype_name, module_kind
+from mergekit_optimer.vectors.tensors import TensorFolder, dtype_name, layer_of, module_kind
 from mergekit_optimer.vectors.vector import WELL_APPLIED, check_checkpoint, check_finite, extract_vector
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "WELL_APPLIED",
     "BaseReference",
     "DistributionVector",
+    "Gram",
     "PoolManifest",
     "PoolMember",
     "Provenance",
@@ -48,6 +49,8 @@ __all__ = [
     "extract_adapter",
     "extract_vector",
     "file_sha256",
+    "gram_matrices",
+    "layer_of",
     "load_pool",
     "load_tokenizer",
     "load_vector",

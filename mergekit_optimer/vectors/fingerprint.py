@@ -60,6 +60,22 @@ def load_tokenizer(model_dir: Path, trust_remote_code: bool = False) -> Any:
         raise VectorError(f"{model_dir} holds no tokenizer; save it there with save_pretrained.") from error
 
 
+def vocabulary_fingerprint(model_dir: Path) -> str:
+    """SHA-256 over the vocabulary with its ids and the ids of a probe text: equal where rows mean the same tokens.
+
+    Which of them are special is left out: instruction-tuned models end turns with another token than their base.
+
+    Raises:
+        VectorError: The folder holds no tokenizer that transformers can load.
+    """
+    tokenizer = load_tokenizer(model_dir)
+    content = [
+        sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]),
+        tokenizer(_PROBE, add_special_tokens=False)["input_ids"],
+    ]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
 def tokenizer_fingerprint(model_dir: Path) -> str:
     """SHA-256 over the vocabulary with its ids, the special tokens, and the ids of a probe text.
 

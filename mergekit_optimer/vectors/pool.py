@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from mergekit_optimer.vectors.fingerprint import model_fingerprint, tokenizer_fi
 from mergekit_optimer.vectors.record import DistributionVector, check_files, load_vector
 from mergekit_optimer.vectors.tensors import TensorFolder, module_kind
 from mergekit_optimer.vectors.vector import check_finite, check_tensors
+
+# Elements of each vector that are held in float64 at a time.
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -66,27 +70,63 @@ def load_pool(base_dir: Path, folders: dict[str, Path], own_bases: frozenset[str
 
 
 def cosines(pool: VectorPool) -> dict[str, dict[str, dict[str, float]]]:
-    """Pairwise cosines: {"total" or module kind: {vector: {vector: cosine}}}; 0 where a vector did not move.
+    """Pairwise cosines: {"total" or module kind: {vector: {vector: cosine}}}; 0 where a vector did not move."""
+    return {group: one.cosines for group, one in gram_matrices(pool, lambda name: ["total", module_kind(name)]).items()}
 
-    Streams tensor by tensor: memory is one tensor of each vector.
+
+@dataclass(frozen=True)
+class Gram:
+    """Inner products of a pool's vectors over some of their tensors.
+
+    Attributes:
+        products: By pair, the first in name order before the second.
     """
+
+    products: dict[tuple[str, str], float]
+
+    @property
+    def names(self) -> list[str]:
+        return sorted({name for name, _ in self.products})
+
+    @property
+    def norms(self) -> dict[str, float]:
+        return {name: math.sqrt(self.products[name, name]) for name in self.names}
+
+    @property
+    def cosines(self) -> dict[str, dict[str, float]]:
+        """Of each pair; 0 where a vector did not move there."""
+        return {a: {b: self._cosine(a, b) for b in self.names} for a in self.names}
+
+    def _cosine(self, a: str, b: str) -> float:
+        norms = math.sqrt(self.products[a, a] * self.products[b, b])
+        return self.products[min(a, b), max(a, b)] / norms if norms else 0.0
+
+
+def gram_matrices(pool: VectorPool, groups_of: Callable[[str], list[str]]) -> dict[str, Gram]:
+    """Inner products of all pairs of vectors, summed over the tensors of each group, groups in order.
+
+    Streams tensor by tensor, and each in blocks, whose float64 copies are small.
+
+    Args:
+        groups_of: The groups that a tensor counts in, by its name.
+    """
+    import torch
+
     folders = {name: TensorFolder(folder) for name, folder in pool.folders.items()}
-    dots: dict[str, dict[tuple[str, str], float]] = {}
+    names = list(folders)
+    sums: dict[str, torch.Tensor] = {}
     for tensor_name in TensorFolder(pool.base_dir).names:
-        tensors = {name: folder.get(tensor_name).double().reshape(-1) for name, folder in folders.items()}
-        for a in folders:
-            for b in folders:
-                if a <= b:
-                    product = float(tensors[a] @ tensors[b])
-                    for key in ("total", module_kind(tensor_name)):
-                        sums = dots.setdefault(key, {})
-                        sums[a, b] = sums.get((a, b), 0.0) + product
-    return {key: {a: {b: _cosine(sums, a, b) for b in folders} for a in folders} for key, sums in sorted(dots.items())}
-
-
-def _cosine(sums: dict[tuple[str, str], float], a: str, b: str) -> float:
-    norms = math.sqrt(sums[a, a] * sums[b, b])
-    return sums[min(a, b), max(a, b)] / norms if norms else 0.0
+        parts = [folder.get(tensor_name).reshape(-1).split(_BLOCK) for folder in folders.values()]
+        total = torch.zeros(len(names), len(names), dtype=torch.float64)
+        for blocks in zip(*parts, strict=True):
+            rows = torch.stack([block.double() for block in blocks])
+            total += rows @ rows.T
+        for group in groups_of(tensor_name):
+            sums[group] = sums[group] + total if group in sums else total
+    return {
+        group: Gram({(a, b): float(total[i, j]) for i, a in enumerate(names) for j, b in enumerate(names) if a <= b})
+        for group, total in sorted(sums.items())
+    }
 
 
 def pool_table(pool: VectorPool) -> dict[str, Any]:

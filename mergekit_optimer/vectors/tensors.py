@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,12 @@ def module_kind(tensor_name: str) -> str:
     if any(word in name for word in ("mlp", "ffn", "feed_forward", "expert", ".fc")):
         return "mlp"
     return "other"
+
+
+def layer_of(tensor_name: str) -> int | None:
+    """The number of the layer a tensor belongs to, by its name; None for embeddings, final norm and the like."""
+    found = re.search(r"(?:^|\.)(\d+)\.", tensor_name)
+    return int(found[1]) if found else None
 
 
 class TensorFolder:

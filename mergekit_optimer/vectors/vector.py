@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING
 
 from mergekit_optimer.errors import VectorError
 from mergekit_optimer.files import new_folder, read_json, write_json
-from mergekit_optimer.vectors.fingerprint import file_sha256, model_fingerprint, tokenizer_fingerprint
+from mergekit_optimer.vectors.fingerprint import (
+    file_sha256,
+    model_fingerprint,
+    tokenizer_fingerprint,
+    vocabulary_fingerprint,
+)
 from mergekit_optimer.vectors.record import NOT_KNOWN, OUTPUT_DTYPES, RECORD, DistributionVector, Provenance
 from mergekit_optimer.vectors.stream import write_tensors
 from mergekit_optimer.vectors.tensors import KINDS, TensorFolder, module_kind
@@ -95,10 +100,10 @@ def check_checkpoint(name: str, checkpoint_dir: Path, base_dir: Path, base_label
     """Check that a checkpoint can be subtracted from its base.
 
     Raises:
-        VectorError: Tensor names, shapes or tokenizers differ.
+        VectorError: Tensor names, shapes or vocabularies differ.
     """
     check_tensors(f"checkpoint '{name}'", TensorFolder(checkpoint_dir), TensorFolder(base_dir))
-    if tokenizer_fingerprint(checkpoint_dir) != tokenizer_fingerprint(base_dir):
+    if vocabulary_fingerprint(checkpoint_dir) != vocabulary_fingerprint(base_dir):
         raise VectorError(
             f"Checkpoint '{name}' has another tokenizer than its base {base_label}; its rows mean other tokens, "
             "so it cannot be subtracted. Train it with the base's tokenizer."
