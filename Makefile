@@ -1,13 +1,13 @@
-# make install: .venv with the pinned versions. make demo: the pipeline on embedded data. make test: what CI runs. make bench: speed.
+# make install: .venv with the pinned versions. make demo: the pipeline on embedded data. make test: what CI runs. make bench: speed. make soak: kills.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := recipes/demo/recipe.yaml
 # Another objective over the same pool: nothing is trained, and the demo's trials are ranked for it first.
-FOR_JA := --set search.objective='{mean: [ja]}' --set search.n_trials=20
+FOR_JA := --objective '{mean: [ja]}' --from runs/demo --set search.n_trials=20
 
-.PHONY: install demo test bench lint clean
+.PHONY: install demo test bench soak lint clean
 
 install: $(STAMP)
 
@@ -22,8 +22,7 @@ demo: install
 	$(BIN)/mergekit-optimer run $(DEMO)
 	$(BIN)/mergekit-optimer compare $(DEMO) --attribution > /dev/null
 	$(BIN)/mergekit-optimer search $(DEMO) --slice ja,math > /dev/null
-	$(BIN)/mergekit-optimer search $(DEMO) $(FOR_JA) --from runs/demo > /dev/null
-	$(BIN)/mergekit-optimer compare $(DEMO) $(FOR_JA) --run-dir runs/demo-for-ja > /dev/null
+	$(BIN)/mergekit-optimer search $(DEMO) $(FOR_JA) > /dev/null
 	$(BIN)/mergekit-optimer objectives runs/demo runs/demo-for-ja
 	$(BIN)/mergekit-optimer report runs/demo > /dev/null
 	@echo "To look at: runs/demo/report/index.html"
@@ -39,6 +38,10 @@ test: lint
 # Ratios against the stock way, half an hour on 2 cores; the trials row wants a finished demo.
 bench: demo
 	$(BIN)/python -m tests.benchmarks
+
+# 50 kills at chosen moments of trainings and studies, and what must hold after each; about 10 minutes on 2 cores.
+soak: install
+	$(BIN)/python -m tests.soak
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -11,6 +11,7 @@
     │   └── NotFiniteError        the merged tensors hold NaN or Inf; in a search that is a collapsed model
     ├── TaskError                 a task cannot be scored with this model
     ├── SearchError               the study cannot go on
+    ├── WorkerError               workers cannot be had, or are at another study
     └── InfrastructureError       memory or a worker gave out: the trial is FAILED and tried again
         └── DiskError             the disk is full or cannot be written: everything stops and can go on later
 
@@ -67,6 +68,10 @@ class TaskError(OptimerError):
 
 class SearchError(OptimerError):
     """The study cannot go on."""
+
+
+class WorkerError(OptimerError):
+    """Workers cannot be had."""
 
 
 class InfrastructureError(OptimerError):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import fcntl
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +26,9 @@ from mergekit_optimer.recipe import Recipe
 EXTENDABLE = ("search.n_trials", "publish", "train.mixture.optimised")
 PACKAGES = ("mergekit-optimer", "mergekit", "torch", "transformers", "trl", "datasets", "safetensors", "optuna",
             "huggingface_hub", "lighteval")  # fmt: skip
+
+
+_LOCK, _MANIFEST_LOCK = ".lock", ".manifest.lock"
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -67,6 +70,11 @@ class RunDir:
     @property
     def journal_path(self) -> Path:
         return self.root / "study.journal"
+
+    @property
+    def storage_path(self) -> Path:
+        """Where the study is, when it is kept in a database."""
+        return self.root / "study.storage.json"
 
     @property
     def adopted_path(self) -> Path:
@@ -145,32 +153,75 @@ class RunDir:
 
     def record(self, stage: str, inputs: str, elapsed_s: float, is_done: bool) -> None:
         """Record the time a stage took, added to what it took before with the same inputs, and whether it is done."""
-        manifest = self.manifest()
-        before = manifest["stages"].get(stage, {})
-        spent_s = before.get("elapsed_s", 0.0) if before.get("begun_with") == inputs else 0.0
-        manifest["stages"][stage] = {
-            "begun_with": inputs,
-            "inputs": inputs if is_done else None,
-            "elapsed_s": round(spent_s + elapsed_s, 3),
-            "at": time.time(),
-        }
-        write_json(self.manifest_path, manifest)
+        with self.changed_manifest() as manifest:
+            before = manifest["stages"].get(stage, {})
+            spent_s = before.get("elapsed_s", 0.0) if before.get("begun_with") == inputs else 0.0
+            manifest["stages"][stage] = {
+                "begun_with": inputs,
+                "inputs": inputs if is_done else None,
+                "elapsed_s": round(spent_s + elapsed_s, 3),
+                "at": time.time(),
+            }
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run folder against a second driver; the kernel lets go when the process dies.
+    def changed_manifest(self) -> Iterator[dict[str, Any]]:
+        """Yield the manifest to be changed, and write it; another process that changes it waits until then."""
+        with self._held(_MANIFEST_LOCK):
+            manifest = self.manifest()
+            yield manifest
+            write_json(self.manifest_path, manifest)
+
+    @contextmanager
+    def locked(self, parts: Sequence[str] = ()) -> Iterator[None]:
+        """Hold the run folder, or some of its trainings, against others; the kernel lets go when the process dies.
+
+        Who holds the folder is alone in it; trainings of different parts go on side by side.
+
+        Args:
+            parts: Datasets to be trained, or ``data_mixture``; none for the whole folder.
 
         Raises:
-            RunFolderError: Another process holds it.
+            RunFolderError: Another process holds the folder, or one of the parts.
         """
-        with (self.root / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunFolderError(f"{self.root} is in use by another process; wait for it or stop it.") from error
-            for left in sorted(self.root.rglob(f"{TEMPORARY}*")):
-                discard(left)
+        with ExitStack() as stack:
+            stack.enter_context(self._held(_LOCK, self._in_use, is_shared=bool(parts)))
+            for part in sorted(set(parts)):
+                in_use = f"'{part}' is being trained in {self.root} by another process; wait for it or stop it."
+                stack.enter_context(self._held(f"{_LOCK}.{part}", in_use))
+            self._sweep(parts)
             yield
+
+    @contextmanager
+    def pushing(self) -> Iterator[None]:
+        """Wait until no other process of this run pushes, then be the one that does."""
+        with self._held(".push.lock"):
+            yield
+
+    @property
+    def _in_use(self) -> str:
+        return f"{self.root} is in use by another process; wait for it or stop it."
+
+    @contextmanager
+    def _held(self, name: str, in_use: str | None = None, *, is_shared: bool = False) -> Iterator[None]:
+        """Hold a lock file; where another process does, raise RunFolderError with a sentence, or without one wait."""
+        # Open for both: on a network file system a shared lock is one of reading, an exclusive one of writing.
+        with (self.root / name).open("a+") as file:
+            kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+            try:
+                fcntl.flock(file, kind if in_use is None else kind | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunFolderError(str(in_use)) from error
+            yield
+
+    def _sweep(self, parts: Sequence[str]) -> None:
+        """Delete what killed processes left half made: all of it, or what is of these parts and so no neighbour's."""
+        folders = [self.checkpoint_dir(part) for part in parts]
+        # A temporary name ends in eight letters that tell it from others.
+        found = [left for folder in folders for left in folder.parent.glob(f"{TEMPORARY}{folder.name}.{'?' * 8}")]
+        # Whoever writes the manifest may hold nothing else of the folder yet.
+        with self._held(_MANIFEST_LOCK):
+            for left in sorted(found if parts else self.root.rglob(f"{TEMPORARY}*")):
+                discard(left)
 
 
 def open_run(
@@ -186,35 +237,30 @@ def open_run(
     """
     run = RunDir(root.resolve())
     recipe_now = recipe.canonical()
-    if run.manifest_path.exists():
-        if _changed_keys(run, recipe_now):
-            with run.locked():
-                now = {"recipe": recipe_now, "recipe_hash": recipe.hash, "command": command}
-                write_json(run.manifest_path, run.manifest() | now | {"overrides": list(overrides)})
-    elif run.root.exists() and any(not _is_left_of_a_start(path) for path in run.root.iterdir()):
+    is_strange = run.root.exists() and any(not _is_left_of_a_start(path) for path in run.root.iterdir())
+    # Asked last: a process that was started together with this one may just have made the folder.
+    if is_strange and not run.manifest_path.exists():
         raise RunFolderError(f"{run.root} exists and is no run folder; give another --run-dir.")
-    else:
-        facts = {
-            "recipe": recipe_now,
-            "recipe_hash": recipe.hash,
-            "command": command,
-            "overrides": list(overrides),
-            "versions": package_versions(),
-            "device": device,
-            "created": time.time(),
-            "stages": {},
-        }
-        write_json(run.manifest_path, facts)
-    # A copy to read; what counts is the manifest.
-    text = yaml.safe_dump(run.manifest()["recipe"], sort_keys=False, allow_unicode=True)
-    if not run.recipe_path.exists() or run.recipe_path.read_text(encoding="utf-8") != text:
-        write_text(run.recipe_path, text)
+    run.root.mkdir(parents=True, exist_ok=True)
+    now = {"recipe": recipe_now, "recipe_hash": recipe.hash, "command": command, "overrides": list(overrides)}
+    # Of several processes started together the first makes or changes it, and the others find it so.
+    with run._held(_MANIFEST_LOCK):
+        if not run.manifest_path.exists():
+            facts = {"versions": package_versions(), "device": device, "created": time.time(), "stages": {}}
+            write_json(run.manifest_path, now | facts)
+        elif _changed_keys(run, recipe_now):
+            with run._held(_LOCK, run._in_use):
+                write_json(run.manifest_path, run.manifest() | now)
+        # A copy to read; what counts is the manifest.
+        text = yaml.safe_dump(run.manifest()["recipe"], sort_keys=False, allow_unicode=True)
+        if not run.recipe_path.exists() or run.recipe_path.read_text(encoding="utf-8") != text:
+            write_text(run.recipe_path, text)
     return run
 
 
 def _is_left_of_a_start(path: Path) -> bool:
     """Whether a file is what a process killed while it made a run folder leaves."""
-    return path.name in ("recipe.yaml", ".lock") or path.name.startswith(TEMPORARY)
+    return path.name in ("recipe.yaml", _LOCK, _MANIFEST_LOCK) or path.name.startswith(TEMPORARY)
 
 
 def read_run(root: Path, recipe: Recipe) -> RunDir:
@@ -238,6 +284,15 @@ def enter_run(root: Path) -> RunDir:
     if not run.manifest_path.exists():
         raise RunFolderError(f"{run.root} holds no run; `mergekit-optimer run` makes one.")
     return run
+
+
+def has_same_recipe(run: RunDir, recipe: Recipe) -> bool:
+    """Whether a run can go on with a recipe: what differs is none of what decided what it has done."""
+    try:
+        _changed_keys(run, recipe.canonical())
+    except RunFolderError:
+        return False
+    return True
 
 
 def _changed_keys(run: RunDir, recipe_now: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from mergekit_optimer.recipe import Recipe
 from mergekit_optimer.runs import RunDir
 from mergekit_optimer.scores import MetricSamples, TaskScores
-from mergekit_optimer.search import Measured, Search, Slopes, TrialRecord
+from mergekit_optimer.search import InProcess, Measured, Search, Slopes, TrialRecord, WriteTrial
 
 VECTORS = ["code", "ja", "math"]
 OPTIMUM = {"code": 0.7, "ja": 0.5, "math": -0.2}
@@ -81,8 +81,11 @@ class Bowl:
         return Measured(scores, 0.1, 0.2)
 
 
-def make(tmp_path: Path, bowl: Bowl, slopes: Slopes | None = None, **search: Any) -> Search:
-    return Search(recipe(**search), RunDir(tmp_path / "run"), VECTORS, "identity", bowl, slopes)
+def make(
+    tmp_path: Path, bowl: Bowl, slopes: Slopes | None = None, *, write_trial: WriteTrial | None = None, **search: Any
+) -> Search:
+    run, workers = RunDir(tmp_path / "run"), InProcess(bowl)
+    return Search(recipe(**search), run, VECTORS, "identity", workers, slopes, write_trial=write_trial)
 
 
 def trail(records: list[TrialRecord]) -> list[tuple[dict[str, float], float]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 
 # Two busy BLAS threads on two cores cost more than one; no test may reach for the network.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Of a Ray cluster that a test starts: nobody else is let in. Ray reads it when it is first imported.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
 
 from collections.abc import Callable
 from pathlib import Path

@@ -75,7 +75,7 @@ def serve() -> None:
     "ask" takes name and arguments of one of our functions, n_tries, home: hub.resolve or hub.list_collection;
     "rows" takes repo and revision of a dataset, and uses the process's own cache;
     "run" takes code (an expression over api, the HfApi), token;
-    "cli" takes words and cwd, and answers {status, out, err} as the command line would.
+    "cli" takes words, cwd, input, n_tries (of a push), and answers {status, out, err} as the command line would.
     """
     import logging
 
@@ -178,14 +178,22 @@ def _run(call: dict[str, Any], _: list[float]) -> dict[str, Any]:
     return {"value": eval(call["code"], {"api": huggingface_hub.HfApi(), "hub": huggingface_hub, "Path": Path})}
 
 
-def _cli(call: dict[str, Any], _: list[float]) -> dict[str, Any]:
+def _cli(call: dict[str, Any], waits: list[float]) -> dict[str, Any]:
+    from dataclasses import replace
+    from unittest import mock
+
     from click.testing import CliRunner
 
+    from mergekit_optimer import hub
     from mergekit_optimer.cli import cli
     from mergekit_optimer.errors import OptimerError
+    from mergekit_optimer.pipeline import pushing
 
     os.chdir(call["cwd"])
-    result = CliRunner().invoke(cli, call["words"], input=call.get("input"))
+    usual, patience = pushing._options, hub.Patience(n_tries=call.get("n_tries", 4), sleep=waits.append)
+    # A push that meets a fault waits for nobody.
+    with mock.patch.object(pushing, "_options", lambda *folders: replace(usual(*folders), patience=patience)):
+        result = CliRunner().invoke(cli, call["words"], input=call.get("input"))
     if result.exception is not None and not isinstance(result.exception, SystemExit | OptimerError):
         raise result.exception
     sentence = f"error: {result.exception}\n" if isinstance(result.exception, OptimerError) else ""

@@ -200,7 +200,7 @@ def test_the_folder_of_an_adopted_trial_is_made_by_the_caller_before_its_scores(
         assert not (trial_dir / "scores.json").exists()
         made.append((trial_dir.name, dict(weights)))
 
-    make(tmp_path, Bowl(), rungs=RUNGS, objective=EN).adopt(finished, "first", write_trial=write)
+    make(tmp_path, Bowl(), write_trial=write, rungs=RUNGS, objective=EN).adopt(finished, "first")
     assert made == [(f"{record.number:04d}", record.weights) for record in finished]
 
 

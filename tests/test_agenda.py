@@ -10,7 +10,7 @@ import pytest
 from bowl import OPTIMUM, VECTORS, Bowl, bits, make, trail
 
 from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
-from mergekit_optimer.search import Measured, agenda
+from mergekit_optimer.search import agenda
 from mergekit_optimer.search.gradient import Climb
 from mergekit_optimer.search.proposals import Point
 
@@ -145,13 +145,11 @@ def test_the_same_weights_are_not_scored_twice(
 def test_a_trial_of_weights_that_were_tried_has_their_merge_beside_it(tmp_path: Path, climber: Climber) -> None:
     assert climber.starts == []
 
-    class Merging(Bowl):
-        def __call__(self, weights: Mapping[str, float], trial_dir: Path, start: int, stop: int) -> Measured:
-            measured = super().__call__(weights, trial_dir, start, stop)
-            (trial_dir / "merge.yaml").write_text(f"weights: {dict(weights)}")
-            return measured
+    def write_trial(trial_dir: Path, weights: dict[str, float]) -> None:
+        trial_dir.mkdir(parents=True, exist_ok=True)
+        (trial_dir / "merge.yaml").write_text(f"weights: {weights}")
 
-    make(tmp_path, Merging(), slopes, n_trials=8, warm_starts=GRADIENT).run()
+    make(tmp_path, Bowl(), slopes, write_trial=write_trial, n_trials=8, warm_starts=GRADIENT).run()
     trials = tmp_path / "run/trials"
     assert (trials / "0007/merge.yaml").read_text() == (trials / "0002/merge.yaml").read_text()
 

@@ -100,6 +100,9 @@ def test_vectors_show_figures_writes_numbers_and_figures(finished: tuple[Path, P
         data["cosines"]["total"]["ja"]["math"],
         1.0,
     ]
+    sizes = {row["vector"]: float(row["relative_norm"]) for row in table if row["relative_norm"]}
+    assert sizes == {name: data["vectors"][name]["relative_norm"] for name in ("ja", "math")}
+    assert sizes["ja"] == pytest.approx(float(ja.norm() / flat(recipe.parent / "base").norm()), rel=1e-6)
 
     trained = read_json(run / "analysis/trajectory.json")
     assert [point["step"] for point in trained["vectors"]["ja"]["points"]] == [1, 3, 4]

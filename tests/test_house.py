@@ -17,11 +17,11 @@ PACKAGE = ROOT / "mergekit_optimer"
 # Imports only go up this list: a module may use those above it.
 LAYERS = [
     "errors", "machine", "resources", "files", "recipe", "runs", "scores", "hub", "corpora", "vectors", "kernel",
-    "method", "train", "merge", "resident", "tasks", "evaluate", "search", "compare", "analysis", "mixture", "evolve",
-    "report", "plots", "cards", "page", "pipeline", "cli",
+    "method", "train", "merge", "resident", "tasks", "evaluate", "search", "workers", "compare", "analysis", "mixture",
+    "evolve", "report", "plots", "cards", "page", "pipeline", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "datasets", "lighteval", "mergekit", "optuna", "accelerate", "pyarrow", "peft",
-         "matplotlib"}  # fmt: skip
+         "matplotlib", "ray", "sqlalchemy", "psycopg"}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -138,9 +138,18 @@ def test_the_constraints_pin_every_dependency() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").open()}
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = {re.split(r"[><=\[ ]", line)[0].lower().replace("_", "-") for line in wanted}
-    assert names <= pinned
+    assert names - {project["name"]} <= pinned
+
+
+def test_what_is_tested_includes_every_extra() -> None:
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (own,) = [line for line in extras["dev"] if line.startswith("mergekit-optimer[")]
+    assert set(own.removeprefix("mergekit-optimer[").removesuffix("]").split(",")) == set(extras) - {"dev"}
 
 
 def test_a_wheel_holds_templates_and_recipes_and_finds_them(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from loopback_client import Client, running_client
 from loopback_hub import LoopbackHub
-from loopback_repos import BASE, BEN, WEIGHTS, Repo
+from loopback_repos import BASE, BEN, WEIGHTS, Repo, Trouble
 
 from mergekit_optimer.errors import HubError
 from mergekit_optimer.hub import Located, locate
@@ -384,6 +384,37 @@ def test_a_collection_gives_its_models_in_order(hub: LoopbackHub, client: Client
     hub.state.fail("GET", "/collections/", 503)
     answer = ask(client, tmp_path, "list_collection", "org/pool-123")
     assert (answer["value"], answer["waits"]) == (["org/dv-zh", "org/dv-ja"], [1.0])
+
+
+@pytest.mark.parametrize("does", [429, 500, 503, "close"])
+def test_a_collection_that_cannot_be_had_is_one_sentence(
+    hub: LoopbackHub, client: Client, tmp_path: Path, does: int | Trouble
+) -> None:
+    hub.state.collections["org/pool-123"] = {"items": [item("org/dv-zh")]}
+    hub.state.fail("GET", "/collections/", does, times=99)
+    answer = ask(client, tmp_path, "list_collection", "org/pool-123")
+    cause = "the connection to http://127.0.0.1" if does == "close" else f"planned {does}"
+    assert answer["type"] == "HubError"
+    assert answer["error"].startswith("collection org/pool-123 cannot be had: 4 tries failed, the last with ")
+    assert cause in answer["error"]
+    assert answer["error"].endswith("run the same command again, it goes on where it stopped.")
+    assert answer["waits"] == [1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "The collection org/pool-123 does not exist or is private: check its address, then `hf auth login`."),
+        (403, "This login may not read collection org/pool-123 (403 Forbidden: planned 403): ask its owner"),
+    ],
+)
+def test_a_collection_that_is_refused_is_asked_for_once(
+    hub: LoopbackHub, client: Client, tmp_path: Path, status: int, words: str
+) -> None:
+    hub.state.fail("GET", "/collections/", status, times=99)
+    answer = ask(client, tmp_path, "list_collection", "org/pool-123")
+    assert words in answer["error"]
+    assert answer["waits"] == []
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,77 @@ def test_a_fault_that_stays_is_one_sentence_and_later_it_goes_on(
     assert not [repo for repo in hub.state.repos.values() if not repo.private], "something half done can be seen"
     hub.state.faults.clear()
     assert_whole(push, push(push.upload(private=False)))
+
+
+# What is asked for besides, where the repository exists or something went wrong before.
+def to_an_existing_one(hub: LoopbackHub) -> None:
+    hub.state.add_repo("org/dv-ja", private=True)
+
+
+def with_a_failed_commit(hub: LoopbackHub) -> None:
+    hub.state.fail("POST", "/commit/", 503)
+
+
+BESIDES: dict[str, tuple[Callable[[LoopbackHub], None], str, int]] = {
+    "rights": (to_an_existing_one, "/auth-check/write", 1),
+    "list before": (to_an_existing_one, "/tree/", 1),
+    "list after": (to_an_existing_one, "/tree/", 2),
+    "list after the first commit": (lambda _: None, "/tree/", 2),
+    "branch": (with_a_failed_commit, "/revision/main", 1),
+}
+
+
+@pytest.mark.parametrize("place", BESIDES)
+@pytest.mark.parametrize("does", [429, 500, 503, "close", "reset"])
+def test_a_fault_besides_is_waited_out(hub: LoopbackHub, push: Pusher, place: str, does: int | Trouble) -> None:
+    prepare, path, nth = BESIDES[place]
+    prepare(hub)
+    hub.state.fail("GET", path, does, nth=nth, times=2)
+    answer = push(push.upload(private=False))
+    assert_whole(push, answer)
+    # The commit that failed is waited for as well.
+    assert answer["waits"] == [1.0, 2.0] + ([1.0] if place == "branch" else [])
+
+
+@pytest.mark.parametrize("place", BESIDES)
+@pytest.mark.parametrize("does", [500, 503, 429, "close"])
+def test_a_fault_besides_that_stays_is_one_sentence_and_later_it_goes_on(
+    hub: LoopbackHub, push: Pusher, place: str, does: int | Trouble
+) -> None:
+    prepare, path, nth = BESIDES[place]
+    prepare(hub)
+    hub.state.fail("GET", path, does, nth=nth, times=99)
+    answer = push(push.upload(private=False))
+    assert answer["type"] == "HubError"
+    assert answer["error"].startswith("org/dv-ja cannot be pushed: 4 tries failed, the last with ")
+    assert ("the connection to http://127.0.0.1" if does == "close" else f"planned {does}") in answer["error"]
+    assert answer["error"].endswith("run the same command again, it goes on where it stopped.")
+    assert "\n" not in answer["error"]
+    assert answer["waits"] == [1.0, 2.0, 4.0]
+    assert repo_of(hub).private
+    hub.state.faults.clear()
+    assert_whole(push, push(push.upload(private=False)))
+
+
+@pytest.mark.parametrize("place", ["rights", "list before", "list after", "branch"])
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "The Hub takes this login for no one's (401 Unauthorized: planned 401) at org/dv-ja"),
+        (403, "This login may not write to org/dv-ja (403 Forbidden: planned 403)"),
+    ],
+)
+def test_a_refusal_besides_is_not_tried_again(
+    hub: LoopbackHub, push: Pusher, place: str, status: int, words: str
+) -> None:
+    prepare, path, nth = BESIDES[place]
+    prepare(hub)
+    hub.state.fail("GET", path, status, nth=nth, times=99)
+    answer = push(push.upload(private=False))
+    assert answer["error"].startswith(words)
+    assert "\n" not in answer["error"]
+    assert answer["waits"] == []
+    assert repo_of(hub).private
 
 
 @pytest.mark.parametrize("place", ["look", "store", "commit"])

@@ -18,12 +18,12 @@ from rich.console import Console
 from mergekit_optimer.cli.live import LiveTrials, watched
 from mergekit_optimer.cli.options import dashboard_command
 from mergekit_optimer.runs import RunDir
-from mergekit_optimer.search import Progress, Search
+from mergekit_optimer.search import InProcess, Progress, Search
 
 
 def study(tmp_path: Path, watch: Any, **search: Any) -> Search:
     run = RunDir(tmp_path / "run")
-    return Search(recipe(**search), run, ["code", "ja", "math"], "identity", Bowl(), watch=watch)
+    return Search(recipe(**search), run, ["code", "ja", "math"], "identity", InProcess(Bowl()), watch=watch)
 
 
 def drawn(trials: LiveTrials, width: int = 120) -> str:

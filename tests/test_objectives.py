@@ -130,7 +130,11 @@ def test_what_is_missing_is_said_with_its_command(runs: Path) -> None:
     with pytest.raises(RunFolderError, match="two runs or more"):
         call("objectives", runs / "run", runs / "run")
     (runs / "front/held_out.json").unlink()
-    with pytest.raises(RunFolderError, match=r"has no held_out\.json; run `mergekit-optimer compare"):
+    # Its recipe lies elsewhere than where it was called from.
+    with pytest.raises(RunFolderError, match=r"no held-out scores of its winner.*run `mergekit-optimer compare"):
+        call("objectives", runs / "run", runs / "front")
+    (runs / "front/best/winner.json").unlink()
+    with pytest.raises(RunFolderError, match=r"has no winner\.json; run `mergekit-optimer search"):
         call("objectives", runs / "run", runs / "front")
 
 
@@ -139,5 +143,27 @@ def test_held_out_scores_of_an_earlier_winner_are_not_taken_for_this_ones(runs: 
     winner = json.loads(path.read_text())
     winner["winner"]["weights"]["ja"] += 0.1
     path.write_text(json.dumps(winner))
-    with pytest.raises(RunFolderError, match="are not those of its winner"):
+    with pytest.raises(RunFolderError, match="no held-out scores of its winner"):
         call("objectives", runs / "run", runs / "front")
+
+
+def test_a_run_that_is_searched_and_not_compared_is_compared_first(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(runs)
+    recipe = Path("study/recipe.yaml")
+    again = ("--objective", "{mean: [ja]}", "--from", "run", "--rank-only", "--run-dir", "ja")
+    call("search", recipe, "--device", "cpu", *FEW, "--set", "train.mixture=null", *again)
+    scored = json.loads(Path("ja/held_out.json").read_text())["models"]
+    assert "winner" not in scored
+    data = json.loads(call("objectives", "run", "ja", "--device", "cpu", "--json").stdout)
+    assert [row["objective"] for row in data["rows"]] == ["mean of en, ja, math", "mean of ja"]
+    # The baselines are those of the run that the pool is from: the winner alone is scored.
+    now = json.loads(Path("ja/held_out.json").read_text())["models"]
+    assert {name: now[name]["tasks"] for name in scored} == {name: one["tasks"] for name, one in scored.items()}
+    assert [message.split()[2] for message in caplog.messages if message.startswith("held-out 1/")] == ["winner:"]
+    assert json.loads(Path("ja/report/report.json").read_text())["finished"] is True
+    assert Path("ja/card/README.md").exists()
+    caplog.clear()
+    call("objectives", "run", "ja", "--device", "cpu", "--json")
+    assert not caplog.messages

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from page_data import VECTORS, analyses, page_data, trials
@@ -14,12 +16,12 @@ from page_data import VECTORS, analyses, page_data, trials
 from mergekit_optimer.errors import RunFolderError
 from mergekit_optimer.page import ANALYSES, Analyses, page_gaps, read_analyses, render_page
 from mergekit_optimer.page.scales import Scale, short, tick_text
-from mergekit_optimer.report import build_report
+from mergekit_optimer.report import TrialFacts, build_report
 
 FIGURES = {
     "differences", "dev_held_out", "search_trials", "weights", "top_trials", "pareto", "cosines", "norms",
     "cosines_by_layer", "trajectory", "trajectory_projection", "landscape", "landscape_plane", "attribution",
-    "importances", "objectives", "mixture", "cost",
+    "importances", "objectives", "mixture", "mixture_scores", "cost",
 }  # fmt: skip
 
 
@@ -46,6 +48,35 @@ def table(text: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text)))
 
 
+class Drawn:
+    """A figure as the page holds it: its elements by class, and where they stand."""
+
+    def __init__(self, html: str, figure: str) -> None:
+        found = re.search(rf'<figure id="figure-{figure}".*?(<svg.*?</svg>)', html, re.S)
+        assert found, f"no figure {figure}"
+        self._root = ElementTree.fromstring(found[1])
+
+    def all(self, tag: str, class_: str) -> list[dict[str, str]]:
+        """The elements of a kind whose class is this one, in the order in which they are drawn."""
+        found = self._root.iter(f"{{http://www.w3.org/2000/svg}}{tag}")
+        return [one.attrib for one in found if one.get("class") == class_]
+
+    def texts(self, class_: str) -> list[str]:
+        return [one.text or "" for one in self._root.iter() if one.get("class") == class_]
+
+    def corners(self, tag: str, class_: str) -> list[tuple[float, float]]:
+        """The corners of the one polygon or line of this class."""
+        (one,) = self.all(tag, class_)
+        x, y = zip(*(pair.split(",") for pair in one["points"].split()), strict=True)
+        return list(zip(map(float, x), map(float, y), strict=True))
+
+
+def with_average(value: float) -> tuple[TrialFacts, ...]:
+    """The trials with one that is the uniform average and has this objective."""
+    average = replace(trials()[4], value=value, kind="warm_start", baseline="uniform_average")
+    return (*trials()[:4], average, *trials()[5:])
+
+
 def test_a_page_of_everything_has_each_figure_with_a_name_and_a_table(report_inputs: dict[str, Any]) -> None:
     page = render_page(page_data(report_inputs))
     assert set(page.csvs) == FIGURES
@@ -56,7 +87,7 @@ def test_a_page_of_everything_has_each_figure_with_a_name_and_a_table(report_inp
     for image in images:
         assert {image["aria-labelledby"], image["aria-describedby"]} <= ids
     links = {one["href"] for one in elements.all("a")}
-    assert {f"figures/{name}.csv" for name in FIGURES} <= links
+    assert {f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("csv", "svg")} <= links
     for text in page.csvs.values():
         header, *rows = table(text)
         assert rows
@@ -115,6 +146,105 @@ def test_the_search_figure_draws_the_best_of_the_trials_that_could_win(report_in
     assert best[16:] == ["0.14400000000000002"] * 4
 
 
+def test_the_best_so_far_is_drawn_with_its_band(report_inputs: dict[str, Any]) -> None:
+    drawn = Drawn(render_page(page_data(report_inputs)).html, "search_trials")
+    line, band = drawn.corners("polyline", "stroke s0"), drawn.corners("polygon", "band s0")
+    # Up along the steps and back below them; the base has no error to itself, every later trial has one.
+    upper, lower = band[: len(band) // 2], band[len(band) // 2 :][::-1]
+    assert [x for x, _ in upper] == [x for x, _ in lower] == [x for x, _ in line]
+    heights = [low - high for (_, high), (_, low) in zip(upper, lower, strict=True)]
+    assert heights[0] == 0
+    per_unit = (line[0][1] - line[2][1]) / 0.05
+    assert heights[2:] == pytest.approx([2 * 0.01 * per_unit] * len(heights[2:]), abs=0.05)
+
+
+def test_each_trial_is_drawn_by_what_became_of_it(report_inputs: dict[str, Any]) -> None:
+    drawn = Drawn(render_page(page_data(report_inputs)).html, "search_trials")
+    # One of each is the legend's.
+    counts = {class_: len(drawn.all(tag, f"dot {class_}")) for tag, class_ in
+              (("circle", "s0"), ("path", "s1"), ("path", "s6"), ("path", "muted"), ("circle", "won"))}  # fmt: skip
+    assert counts == {"s0": 13 + 1, "s1": 4 + 1, "s6": 1 + 1, "muted": 2 + 2, "won": 1 + 1}
+
+
+def test_the_baselines_among_the_trials_are_lines_with_their_names(report_inputs: dict[str, Any]) -> None:
+    data = page_data(report_inputs, trials=with_average(0.11))
+    drawn = Drawn(render_page(data).html, "search_trials")
+    heights = {}
+    for class_ in ("muted", "s2", "s3"):
+        (line,) = drawn.all("line", f"stroke dash thin {class_}")
+        assert line["y1"] == line["y2"]
+        assert float(line["x2"]) - float(line["x1"]) > 300
+        heights[class_] = float(line["y1"])
+        assert len(drawn.all("line", f"stroke {class_} dash")) == 1
+    # The base at 0, the best single vector at 0.07, the average at 0.11.
+    assert (heights["muted"] - heights["s3"]) / (heights["muted"] - heights["s2"]) == pytest.approx(
+        0.11 / 0.07, abs=0.01
+    )
+    assert drawn.texts("key")[-3:] == ["base_model", "single/math", "uniform_average"]
+
+
+def test_a_baseline_that_was_no_trial_has_no_line(report_inputs: dict[str, Any]) -> None:
+    data = page_data(report_inputs, trials=trials()[4:], base_value=None)
+    drawn = Drawn(render_page(data).html, "search_trials")
+    assert not any(drawn.all("line", f"stroke dash thin {class_}") for class_ in ("muted", "s2", "s3"))
+    assert not {"base_model", "single/math", "uniform_average"} & set(drawn.texts("key"))
+
+
+def test_each_slice_is_drawn_with_its_error_band(report_inputs: dict[str, Any]) -> None:
+    drawn = Drawn(render_page(page_data(report_inputs)).html, "landscape")
+    for class_, name in zip(("s0", "s1", "s2"), VECTORS, strict=True):
+        line, band = drawn.corners("polyline", f"stroke {class_}"), drawn.corners("polygon", f"band {class_}")
+        upper, lower = band[:4], band[4:][::-1]
+        per_unit = (line[0][1] - line[1][1]) / 0.05
+        heights = [low - high for (_, high), (_, low) in zip(upper, lower, strict=True)]
+        # The winner's own point has no error to itself.
+        assert heights == pytest.approx([2 * error * per_unit for error in (0.01, 0.01, 0.0, 0.01)], abs=0.05)
+        assert name in drawn.texts("key")
+
+
+def test_the_trials_stand_on_the_plane_at_their_weights(report_inputs: dict[str, Any]) -> None:
+    drawn = Drawn(render_page(page_data(report_inputs)).html, "landscape_plane")
+    # Cells of 0.5 around -0.5 to 1.0 and -0.5 to 0.5: what lies beyond has no place.
+    wanted = [(t.weights["code"], t.weights["ja"]) for t in trials() if t.weights["ja"] <= 0.75]
+    assert len(wanted) > 10
+    # The last of each is the legend's.
+    *spots, _ = drawn.all("circle", "dot ink")
+    assert len(spots) == len(wanted)
+    cells = drawn.all("rect", "cell more")
+    left, bottom = float(cells[0]["x"]), float(cells[0]["y"]) + float(cells[0]["height"])
+    width, height = float(cells[0]["width"]) / 0.5, float(cells[0]["height"]) / 0.5
+    for spot, (x, y) in zip(spots, wanted, strict=True):
+        assert float(spot["cx"]) == pytest.approx(left + (x + 0.75) * width, abs=0.05)
+        assert float(spot["cy"]) == pytest.approx(bottom - (y + 0.75) * height, abs=0.05)
+    # The winner's weights lie beyond these cells too: only the legend has its star.
+    assert len(drawn.all("path", "dot won")) == 1
+
+
+def test_the_winner_stands_on_its_plane(report_inputs: dict[str, Any]) -> None:
+    data = analyses()
+    data["landscape"]["winner"] = {"code": 0.5, "ja": 0.25, "math": 0.1}
+    page = render_page(page_data(report_inputs, analyses=read_analyses(data)))
+    assert len(Drawn(page.html, "landscape_plane").all("path", "dot won")) == 2
+
+
+def test_a_figure_is_a_file_of_its_own(report_inputs: dict[str, Any]) -> None:
+    page = render_page(page_data(report_inputs))
+    assert set(page.svgs) == FIGURES
+    for name, text in page.svgs.items():
+        root = ElementTree.fromstring(text)
+        tags = [one.tag.rpartition("}")[2] for one in root.iter()]
+        assert tags[:5] == ["svg", "title", "desc", "style", "rect"]
+        assert "prefers-color-scheme: dark" in text
+        assert "href" not in text
+        assert "url(" not in text
+        # The same drawing as on the page.
+        inside = re.search(rf'<figure id="figure-{name}".*?(<svg.*?</svg>)', page.html, re.S)
+        assert inside
+        assert [one.tag for one in ElementTree.fromstring(inside[1]).iter()] == [
+            one.tag for one in root.iter() if not one.tag.endswith("style") and one.get("width") != "100%"
+        ]
+
+
 def test_tables_hold_unrounded_numbers(report_inputs: dict[str, Any]) -> None:
     csvs = render_page(page_data(report_inputs)).csvs
     assert table(csvs["weights"]) == [["vector", "weight"], ["code", "1.2461"], ["ja", "0.8231"], ["math", "0.5512"]]
@@ -132,13 +262,28 @@ def test_whether_a_mixture_of_the_weights_is_better_is_only_said_where_it_was_tr
     report_inputs: dict[str, Any],
 ) -> None:
     data = page_data(report_inputs)
-    assert "is not measured in this run" in Elements(render_page(data).html).text
-    held_out = report_inputs["held_out"]
-    held_out["data_mixture/optimised"] = held_out["data_mixture"]
-    both = replace(data, report=build_report(**report_inputs))
-    text = Elements(render_page(both).html).text
+    text = Elements(render_page(data).html).text
     assert "is not measured in this run" not in text
     assert "on these shares (data_mixture/optimised)" in text
+    without = render_page(replace(data, report=build_report(**report_inputs)))
+    assert "is not measured in this run" in Elements(without.html).text
+    assert "mixture_scores" not in without.csvs
+
+
+def test_the_two_mixtures_are_compared_sample_by_sample(report_inputs: dict[str, Any]) -> None:
+    page = render_page(page_data(report_inputs))
+    rows = {row[0]: [float(cell) for cell in row[1:]] for row in table(page.csvs["mixture_scores"])[1:]}
+    assert list(rows) == ["choice_math", "code", "ja", "mean"]
+    # The shares of the weights lose 0.03 everywhere; the samples' own difficulty is in both.
+    for name in ("choice_math", "code", "ja"):
+        difference, low, high = rows[name]
+        assert difference == pytest.approx(-0.03, abs=0.02)
+        assert low < difference < high
+        assert high - low < 0.06
+    drawn = Drawn(page.html, "mixture_scores")
+    # Four marks and the legend's.
+    assert len(drawn.all("circle", "dot bad")) == 4 + 1
+    assert "positive being better: worse." in Elements(page.html).text
 
 
 def test_an_empty_run_has_a_page(report_inputs: dict[str, Any]) -> None:

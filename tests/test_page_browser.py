@@ -50,7 +50,7 @@ def test_no_error_no_request_and_no_sideways_scrolling(
 def test_each_figure_has_a_name_for_who_cannot_see_it(browser: Browser, page_path: Path) -> None:
     browser.open(page_path)
     names = browser.names("image")
-    assert len(names) == browser.evaluate("document.querySelectorAll('figure svg').length") == 18
+    assert len(names) == browser.evaluate("document.querySelectorAll('figure svg').length") == 19
     assert all(names)
     assert len(set(names)) == len(names)
 
@@ -63,6 +63,20 @@ def test_dark_is_dark_and_light_is_light(browser: Browser, page_path: Path) -> N
         shades[scheme] = sum(int(part) for part in color.strip("rgb()").split(","))
     assert shades["light"] > 3 * 200
     assert shades["dark"] < 3 * 50
+
+
+def test_a_figures_own_file_is_light_or_dark_and_asks_for_nothing(
+    browser: Browser, tmp_path: Path, report_inputs: dict[str, Any]
+) -> None:
+    path = tmp_path / "cosines.svg"
+    path.write_text(render_page(page_data(report_inputs)).svgs["cosines"], encoding="utf-8")
+    fills = {}
+    for scheme in ("light", "dark"):
+        browser.open(path, scheme=scheme)
+        assert browser.logged == []
+        assert browser.requested == [path.as_uri()]
+        fills[scheme] = browser.evaluate("getComputedStyle(document.querySelector('rect')).fill")
+    assert fills == {"light": "rgb(255, 255, 255)", "dark": "rgb(25, 31, 41)"}
 
 
 def test_a_heading_sorts_its_table_up_down_and_as_it_was(browser: Browser, page_path: Path) -> None:

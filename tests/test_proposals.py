@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mergekit_optimer.recipe import SamplerSpec, SearchSection
+from mergekit_optimer.search import quadratic
 from mergekit_optimer.search.proposals import Point, make_sampler, propose, warm_start_weights
 from mergekit_optimer.search.quadratic import propose_quadratic
 
@@ -239,3 +240,25 @@ def test_cmaes_draws_another_point_while_one_is_pending_and_stays_inside() -> No
     assert second is not None
     assert first != second
     assert all(0.3 <= weight <= 0.30001 for weight in [*first.values(), *second.values()])
+
+
+def test_tpe_takes_trials_in_the_air_for_bad_ones_whatever_the_recipe_says() -> None:
+    spec = SamplerSpec(name="tpe", assist="none")
+    assert spec.constant_liar is False
+    alone, beside_others = (make_sampler(spec, 3, 20, others_run) for others_run in (False, True))
+    assert (alone._constant_liar, beside_others._constant_liar) == (False, True)
+
+
+def test_the_surrogate_says_the_same_of_many_points_by_its_quick_way() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, (90, 4))
+    depths = -((points - 0.2) ** 2).sum(1) - 0.3 * np.abs(rng.normal(size=90))
+    lost = rng.random(90) < 0.1
+    features, groups = quadratic._features(points), quadratic._groups(4)
+    variances = quadratic.SCALES**2 * np.exp(rng.normal(size=7))
+    slow, quick = (
+        way(features, groups, depths, lost) for way in (quadratic._over_points, quadratic._over_coefficients)
+    )
+    (value, slope), (same_value, same_slope) = slow(variances), quick(variances)
+    assert same_value == pytest.approx(value, rel=1e-9)
+    assert same_slope == pytest.approx(slope, rel=1e-7)

@@ -10,81 +10,22 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import write_micro_recipe
-from loopback_client import Client, running_client
-from loopback_hub import LoopbackHub, running_hub
-from loopback_repos import ANN, BEN, User
+from loopback_repos import ANN, BEN
+from publish_story import Reader, Story
 
 from mergekit_optimer.errors import HubError
 from mergekit_optimer.pipeline.uploads import check_license
 
-
-@dataclass
-class Story:
-    """What is there after ann has run and pushed everything.
-
-    Attributes:
-        said: What each of her commands answered, by name.
-    """
-
-    hub: LoopbackHub
-    ann: Client
-    folder: Path
-    base_revision: str
-    said: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def run(self) -> Path:
-        return self.folder / "run"
-
-    def call(self, *words: str, **options: Any) -> dict[str, Any]:
-        return self.ann.call(do="cli", words=list(words), cwd=self.folder, token=ANN, **options)
-
-    def files(self, repo: str) -> dict[str, bytes]:
-        there = self.hub.state.repos["model", repo]
-        return {path: file.content for path, file in there.commits[there.head].files.items()}
-
-    def head(self, repo: str) -> str:
-        return self.hub.state.repos["model", repo].head
-
-
-@pytest.fixture(scope="module")
-def story(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    folder = tmp_path_factory.mktemp("ann")
-    path = write_micro_recipe(folder, base_dir)
-    recipe = yaml.safe_load(path.read_text())
-    with running_hub(with_cdn=True) as hub, running_client(hub.url, folder / "home") as ann:
-        hub.state.users |= {ANN: User("ann", orgs=("org",)), BEN: User("ben", "read", orgs=("org",))}
-        base = hub.state.add_repo("org/base", {file.name: file.read_bytes() for file in base_dir.iterdir()})
-        texts = {"train.jsonl": (folder / "data/ja.train.jsonl").read_bytes()}
-        hub.state.add_repo("org/texts-ja", texts, kind="dataset", private=True)
-        shutil.rmtree(folder / "base")
-        recipe["base_model"] = {"repo": "org/base"}
-        recipe["train"]["datasets"]["ja"] = {"repo": "org/texts-ja"}
-        recipe["publish"] |= {"checkpoints": "org/cpt-", "vectors": "org/dv-", "repo": "org/merged"}
-        path.write_text(yaml.safe_dump(recipe))
-        tale = Story(hub, ann, folder, base.head)
-        common = ("recipe.yaml", "--run-dir", "run", "--device", "cpu")
-        tale.said["run"] = tale.call("run", *common)
-        tale.said["dry train"] = tale.call("train", *common, "--push", "--dry-run")
-        tale.said["train"] = tale.call("train", *common, "--push")
-        tale.said["dry vectors"] = tale.call("vectors", "push", *common, "--dry-run")
-        tale.said["before"] = {"repos": sorted(name for _, name in hub.state.repos)}
-        tale.said["vectors"] = tale.call("vectors", "push", *common)
-        tale.said["dry publish"] = tale.call("publish", "run", "--dry-run")
-        tale.said["publish"] = tale.call("publish", "run")
-        yield tale
+pytest_plugins = ["publish_fixtures"]
 
 
 def test_every_step_ends_well(story: Story) -> None:
-    wrong = {name: said for name, said in story.said.items() if name != "before" and said.get("status") != 0}
+    wrong = {name: said for name, said in story.said.items() if "repos" not in said and said.get("status") != 0}
     assert not wrong, [said.get("err") or said.get("text") for said in wrong.values()]
 
 
@@ -94,9 +35,10 @@ def test_a_dry_run_shows_files_sizes_visibility_and_card_and_sends_nothing(story
     assert re.search(r"^  \+ model.safetensors  [\d.]+ [kM]B$", out, re.M)
     assert "base_model_relation: merge" in out
     assert "Nothing was sent" in out
-    assert story.said["before"]["repos"] == [
-        "org/base", "org/cpt-data_mixture", "org/cpt-ja", "org/cpt-math", "org/texts-ja",
-    ]  # fmt: skip
+    checkpoints = ["org/cpt-data_mixture", "org/cpt-ja", "org/cpt-math"]
+    vectors = ["org/dv-ja", "org/dv-math", "org/dv-pool"]
+    assert story.said["before"]["repos"] == ["org/base", *checkpoints, "org/texts-ja"]
+    assert story.said["after the dry publish"]["repos"] == ["org/base", *checkpoints, *vectors, "org/texts-ja"]
 
 
 def test_what_is_pushed_is_private_and_whole_and_nothing_else(story: Story) -> None:
@@ -158,38 +100,62 @@ def test_nothing_of_this_machine_leaves_it_and_the_token_is_nowhere(story: Story
     assert not [said for said in story.said.values() if ANN in said.get("out", "") + said.get("err", "")]
 
 
-def test_another_user_makes_the_published_model_again_bit_for_bit(story: Story, tmp_path: Path) -> None:
-    with running_client(story.hub.url, tmp_path / "home") as ben:
+def tensor_hashes(content: bytes) -> dict[str, str]:
+    """SHA-256 of each tensor of a safetensors file, by name."""
+    from safetensors.numpy import load
 
-        def call(*words: str) -> dict[str, Any]:
-            return ben.call(do="cli", words=list(words), cwd=tmp_path, token=BEN)
+    return {name: hashlib.sha256(tensor.tobytes()).hexdigest() for name, tensor in load(content).items()}
 
-        pulled = call("vectors", "pull", "org/dv-pool")
-        assert pulled["status"] == 0, pulled
-        assert yaml.safe_load(pulled["out"]) == {
-            "base_model": {"repo": "org/base", "revision": story.base_revision},
-            "vectors": {
-                name: {"delta": {"repo": f"org/dv-{name}", "revision": story.head(f"org/dv-{name}")}}
-                for name in ("ja", "math")
-            },
-        }
-        card = story.files("org/merged")["README.md"].decode()
-        command = next(line for line in card.splitlines() if line.startswith("mergekit-optimer merge "))
-        made = call(*command.split()[1:])
-        assert made["status"] == 0, made
-        published = hashlib.sha256(story.files("org/merged")["model.safetensors"]).hexdigest()
-        folder = tmp_path / command.split()[-1]
-        assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == published
-        assert (folder / "mergekit_config.yaml").read_bytes() == story.files("org/merged")["mergekit_config.yaml"]
-        loaded = ben.call(
-            do="run", token=BEN,
-            code="__import__('transformers').AutoModelForCausalLM.from_pretrained('org/merged').num_parameters()",
-        )  # fmt: skip
-        assert loaded["value"] > 1000
-        refused = call("publish", str(story.run), "--repo", "org/mine")
-        assert refused["status"] == 1
-        assert "read" in refused["err"]
-        assert ("model", "org/mine") not in story.hub.state.repos
+
+def test_another_user_makes_the_published_model_again_bit_for_bit(story: Story, ben: Reader) -> None:
+    pulled = ben.call("vectors", "pull", "org/dv-pool")
+    assert pulled["status"] == 0, pulled
+    assert yaml.safe_load(pulled["out"]) == {
+        "base_model": {"repo": "org/base", "revision": story.base_revision},
+        "vectors": {
+            name: {"delta": {"repo": f"org/dv-{name}", "revision": story.head(f"org/dv-{name}")}}
+            for name in ("ja", "math")
+        },
+    }
+    card = story.files("org/merged")["README.md"].decode()
+    command = next(line for line in card.splitlines() if line.startswith("mergekit-optimer merge "))
+    made = ben.call(*command.split()[1:])
+    assert made["status"] == 0, made
+    published = story.files("org/merged")
+    folder = ben.folder / command.split()[-1]
+    assert (folder / "model.safetensors").read_bytes() == published["model.safetensors"]
+    assert (folder / "mergekit_config.yaml").read_bytes() == published["mergekit_config.yaml"]
+    # What mergekit writes itself names folders of this machine.
+    assert not [file.name for file in folder.iterdir() if str(ben.folder).encode() in file.read_bytes()]
+    assert not (folder / "mergekit_config.yml").exists()
+
+
+@pytest.mark.parametrize("repo", ["org/merged", "org/cpt-ja"])
+def test_transformers_loads_from_the_hub_the_very_tensors_that_were_pushed(
+    story: Story, ben: Reader, repo: str
+) -> None:
+    hashes = "{n: hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for n, t in model.state_dict().items()}"
+    model = f"__import__('transformers').AutoModelForCausalLM.from_pretrained({repo!r})"
+    found = ben.evaluate(f"(lambda hashlib, model: {hashes})(__import__('hashlib'), {model})")
+    pushed = tensor_hashes(story.files(repo)["model.safetensors"])
+    assert {name: found.get(name) for name in pushed} == pushed
+    # A tied output layer is the embedding.
+    assert set(found) - set(pushed) <= {"lm_head.weight"}
+
+
+def test_who_may_only_read_publishes_nothing(story: Story, ben: Reader) -> None:
+    refused = ben.call("publish", str(story.run), "--repo", "org/mine")
+    assert refused["status"] == 1
+    assert "read" in refused["err"]
+    assert ("model", "org/mine") not in story.hub.state.repos
+
+
+def test_the_readers_token_is_nowhere_either(story: Story, ben: Reader) -> None:
+    assert ben.call("vectors", "pull", "org/dv-pool")["status"] == 0
+    assert not [path for path in ben.folder.rglob("*") if path.is_file() and BEN.encode() in path.read_bytes()]
+    for said in ben.said:
+        assert BEN not in json.dumps(said)
+    assert {seen.token for seen in story.hub.storage.requests} == {None}
 
 
 def test_a_branch_that_moves_is_noticed_and_not_followed(story: Story) -> None:
@@ -224,6 +190,36 @@ def test_without_an_answer_to_the_question_nothing_becomes_public(story: Story) 
     answer = story.call("publish", "run", "--repo", "org/open", "--public", "--yes")
     assert answer["status"] == 0, answer
     assert not story.hub.state.repos["model", "org/open"].private
+
+
+@pytest.mark.parametrize("status", [403, 503])
+@pytest.mark.parametrize("place", ["create", "commit"])
+def test_vectors_become_public_only_when_their_pool_is_there(story: Story, place: str, status: int) -> None:
+    prefix, run = f"org/open-{place}-{status}-", f"run-{place}-{status}"
+    names = [prefix + name for name in ("ja", "math", "pool")]
+    shutil.copytree(story.run, story.folder / run)
+    words = ("vectors", "push", "recipe.yaml", prefix, "--run-dir", run, "--device", "cpu", "--public", "--yes")
+    # The vectors' repositories are made before the pool's.
+    path, nth = ("/repos/create", 3) if place == "create" else (f"/{names[-1]}/commit/", 1)
+    story.hub.state.fail("POST", path, status, nth=nth, times=99)
+    try:
+        answer = story.call(*words)
+    finally:
+        story.hub.state.faults.clear()
+    assert answer["status"] == 1, answer
+    assert f"planned {status}" in answer["err"]
+    assert [line.startswith("error: ") for line in answer["err"].splitlines()][-2:] == [False, True]
+    assert answer["waits"] == ([1.0, 2.0, 4.0] if status == 503 else [])
+    there = {name: repo for (_, name), repo in story.hub.state.repos.items() if name in names}
+    assert all(repo.private for repo in there.values())
+    assert sorted(there) == (names if place == "commit" else names[:2])
+    heads = {name: there[name].head for name in names[:2]}
+    answer = story.call(*words)
+    assert answer["status"] == 0, answer
+    assert {name: story.head(name) for name in names[:2]} == heads
+    assert not any(story.hub.state.repos["model", name].private for name in names)
+    pool = json.loads(story.files(names[-1])["pool.json"])
+    assert {member["repo"]: member["revision"] for member in pool["vectors"].values()} == heads
 
 
 def test_a_collection_of_vectors_is_a_pool_and_what_is_no_vector_is_left_out(story: Story) -> None:

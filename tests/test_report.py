@@ -11,7 +11,14 @@ import pytest
 
 from mergekit_optimer.compare import Interval
 from mergekit_optimer.errors import TaskError
-from mergekit_optimer.report import ReportData, bound_reached, build_report, render_table, verdict_sentence
+from mergekit_optimer.report import (
+    ReportData,
+    bound_reached,
+    build_report,
+    render_table,
+    tasks_of_both,
+    verdict_sentence,
+)
 from mergekit_optimer.report.numbers import (
     format_difference,
     format_duration,
@@ -88,8 +95,45 @@ def test_report_survives_json_whole(report_inputs: dict[str, Any]) -> None:
     assert ReportData.from_json(json.loads(text)) == report
 
 
+def test_report_json_holds_how_much_of_the_dev_gain_is_there_on_held_out(report_inputs: dict[str, Any]) -> None:
+    report = build_report(**report_inputs)
+    data = report.to_json()
+    assert data["finished"] is True
+    gains = data["relative_gains"]
+    # Those that were scored on both sets; what was merged for the comparison only is not there.
+    assert list(gains) == ["winner", *(name for name in report.comparison.ranking if name in report_inputs["dev"])]
+    assert gains["base_model"] == {"dev": 0.0, "held_out": 0.0}
+    for part in ("dev", "held_out"):
+        winner, base = ({task: score.score.value for task, score in report_inputs[part][model].items()}
+                        for model in ("winner", "base_model"))  # fmt: skip
+        better = [(base["ja"] - winner["ja"]) / base["ja"], (base["code"] - winner["code"]) / base["code"],
+                  (winner["choice_math"] - base["choice_math"]) / -base["choice_math"]]  # fmt: skip
+        assert gains["winner"][part] == pytest.approx(sum(better) / 3, abs=1e-9)
+
+
+def test_a_dev_task_that_is_not_held_out_is_not_part_of_the_gain(report_inputs: dict[str, Any]) -> None:
+    for tasks in report_inputs["held_out"].values():
+        del tasks["ja"]
+    report = build_report(**report_inputs)
+    assert tasks_of_both(report) == ["choice_math", "code"]
+    assert set(report.relative_gains["winner"]) == {"dev", "held_out"}
+
+
+def test_the_mixture_of_the_weights_is_compared_with_the_uniform_one(report_inputs: dict[str, Any]) -> None:
+    assert build_report(**report_inputs).mixtures is None
+    held_out = report_inputs["held_out"]
+    both = held_out | {"data_mixture/optimised": held_out["sum"]}
+    found = build_report(**report_inputs | {"held_out": both}).mixtures
+    assert found is not None
+    assert found.verdict == "worse"
+    assert found.tasks["ja"].difference == pytest.approx(
+        held_out["data_mixture"]["ja"].score.value - held_out["sum"]["ja"].score.value
+    )
+
+
 def test_a_report_of_before_trials_and_commits_were_kept_still_reads(report_inputs: dict[str, Any]) -> None:
     data = json.loads(json.dumps(build_report(**report_inputs).to_json()))
+    del data["finished"], data["relative_gains"], data["mixtures"]
     del data["trials"], data["search"]["objective_tasks"], data["search"]["base_value"]
     for vector in data["vectors"]:
         for key in ("revision", "dataset_repo", "dataset_revision", "is_delta"):

@@ -20,7 +20,7 @@ from mergekit_optimer.files import read_json
 from mergekit_optimer.recipe import Objective
 from mergekit_optimer.runs import RunDir
 from mergekit_optimer.scores import MetricSamples, TaskScores
-from mergekit_optimer.search import Search, TrialRecord, judge, unit, warm_start_weights
+from mergekit_optimer.search import InProcess, Search, TrialRecord, judge, unit, warm_start_weights
 from mergekit_optimer.search.objective import describe
 
 
@@ -236,7 +236,7 @@ def test_kill_9_loses_at_most_the_trial_in_flight(tmp_path: Path) -> None:
 def test_a_study_of_other_vectors_is_refused(tmp_path: Path) -> None:
     make(tmp_path, Bowl(), n_trials=2).run()
     with pytest.raises(SearchError, match="other vectors, tasks or objective"):
-        Search(recipe(), RunDir(tmp_path / "run"), VECTORS, "another", Bowl())
+        Search(recipe(), RunDir(tmp_path / "run"), VECTORS, "another", InProcess(Bowl()))
 
 
 def test_only_the_best_climb_and_only_new_samples_are_scored(tmp_path: Path) -> None:

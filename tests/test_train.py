@@ -422,6 +422,16 @@ def test_the_check_names_a_gpu_that_is_not_there(
         check_training(make_recipe(tmp_path), "long", base_dir, "cuda")
 
 
+def test_the_check_counts_processes_and_gpus(tmp_path: Path, base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(TrainError, match="4 processes were started on a machine with 2 CUDA devices; start 2 with"):
+        check_training(make_recipe(tmp_path), "long", base_dir, "cuda")
+
+
 CHECK_ONLY = """
 import sys
 from pathlib import Path

@@ -15,7 +15,7 @@ from test_adapters import ATTENTION, make_adapter
 
 from mergekit_optimer import pipeline
 from mergekit_optimer.errors import VectorError
-from mergekit_optimer.pipeline import Job, make_vectors
+from mergekit_optimer.pipeline import Job, make_missing_vectors, make_vectors, pull_recipe
 from mergekit_optimer.pipeline.vector_sources import check_vector_sources
 from mergekit_optimer.recipe import load_recipe
 from mergekit_optimer.runs import open_run
@@ -38,8 +38,8 @@ def study(tmp_path: Path, base_dir: Path, tiny_model: Maker, monkeypatch: pytest
     return tmp_path
 
 
-def open_job(study: Path, run: str, **vectors: Any) -> Job:
-    recipe = {
+def open_job(study: Path, run: str, train: dict[str, Any] | None = None, **vectors: Any) -> Job:
+    recipe: dict[str, Any] = ({"train": train} if train else {}) | {
         "name": "others",
         "base_model": {"path": "base"},
         "vectors": vectors or {"ja": {"checkpoint": {"path": "cpt"}}, "it": {"adapter": {"path": "lora"}}},
@@ -92,6 +92,47 @@ def test_a_second_run_makes_none_of_them_and_holds_no_second_copy(
     assert "vector de: made before, linked from" in caplog.text
     make_vectors(second)
     assert "vectors/de: done before, nothing changed" in caplog.text
+
+
+# A dataset that is not trained yet, beside a checkpoint.
+HALF: dict[str, Any] = {
+    "train": {"datasets": {"ja": {"path": "dev.jsonl"}}},
+    "ja": {"dataset": "ja"},
+    "ck": {"checkpoint": {"path": "cpt"}},
+}
+
+
+def test_what_is_missing_is_made_but_not_what_is_to_be_trained(study: Path) -> None:
+    job = open_job(study, "one", **HALF)
+    make_missing_vectors(job)
+    assert [path.name for path in (job.run.root / "vectors").iterdir()] == ["ck"]
+    with pytest.raises(VectorError, match=r"Vector 'ja' is not made yet; run `mergekit-optimer train`"):
+        _ = job.pool
+    shutil.copytree(study / "cpt", job.run.checkpoint_dir("ja"))
+    make_missing_vectors(job)
+    assert job.pool.names == ["ck", "ja"]
+
+
+def test_where_no_vector_is_missing_nothing_is_read_or_said(study: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_missing_vectors(open_job(study, "one"))
+    for folder in ("base", "cpt", "lora"):
+        shutil.rmtree(study / folder)
+    caplog.clear()
+    caplog.set_level(logging.DEBUG)
+    make_missing_vectors(open_job(study, "one"))
+    assert caplog.text == ""
+
+
+def test_a_pulled_recipe_has_the_vectors_that_are_not_to_be_trained(study: Path) -> None:
+    job = open_job(study, "one", **HALF | {"it": {"adapter": {"path": "own-lora"}, "base": {"path": "own"}}})
+    places = pull_recipe(job)
+    vectors = job.run.root / "vectors"
+    assert {name: (place.path, place.label) for name, place in places.items()} == {
+        "base": (study / "base", "base"),
+        "bases/it": (study / "own", "own"),
+        "vectors/ck": (vectors / "ck", "cpt"),
+        "vectors/it": (vectors / "it", "own-lora"),
+    }
 
 
 def test_another_dtype_is_another_vector(study: Path) -> None:

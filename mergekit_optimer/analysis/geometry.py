@@ -70,11 +70,12 @@ class Geometry:
         return asdict(self) | {"sentence": self.sentence}
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a pair and group; a vector with itself has its norm there, and cosine 1."""
+        """One row a pair and group; a vector with itself has its norm there, over all also relative, and cosine 1."""
         names = sorted(self.vectors)
         groups = dict(self.cosines) | {f"{_LAYER}{n}": cosines for n, cosines in self.cosines_by_layer.items()}
         return [
             {"group": group, "vector": a, "other": b, "cosine": cosines[a][b], "norm": self._norm(group, a, b)}
+            | {"relative_norm": self.vectors[a].relative_norm if a == b and group == TOTAL else None}
             for group, cosines in groups.items()
             for i, a in enumerate(names)
             for b in names[i:]

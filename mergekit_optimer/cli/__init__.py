@@ -1,12 +1,13 @@
 """The command line: one command per verb, one place that turns errors into sentences and exit codes.
 
-Exit status 0: done; 1: a known error, told in a sentence; 2: wrong usage; 130: stopped by Ctrl-C.
+Exit status 0: done; 1: a known error, told in a sentence; 2: wrong usage; 130: stopped by Ctrl-C; 143: by SIGTERM.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 
 import click
@@ -48,8 +49,11 @@ def main() -> None:
     """Entry point of ``mergekit-optimer``."""
     # Before torch loads: spinning OpenMP threads cost five times the work on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Scores must not depend on how many threads a process has; without this they do on Intel's processors.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(standalone_mode=False)
     except OptimerError as error:
@@ -59,6 +63,8 @@ def main() -> None:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         _end("stopped; the same command goes on where it was", 130)
+    except _Terminated:
+        _end("stopped by SIGTERM; what was not finished is queued again, and the same command goes on", 143)
     except BrokenPipeError:
         # The reader of stdout is gone; nothing is left to say, and the interpreter must not try to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,6 +74,16 @@ def main() -> None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         _end(f"error: {place}{error.strerror}. Mend that, then run the same command again: it goes on.", 1)
+
+
+class _Terminated(BaseException):
+    """A scheduler's SIGTERM; no library's ``except Exception`` may swallow it."""
+
+
+def _terminate(*_: object) -> None:
+    # Once: what is done on the way out must not be torn again.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Terminated
 
 
 def _end(sentence: str, status: int) -> None:

@@ -16,6 +16,9 @@ from mergekit_optimer.merge import check_merged, merge_yaml, mergekit_named, por
 from mergekit_optimer.method import METHOD, check_parameters, register
 from mergekit_optimer.pipeline import CARD, MERGE_CONFIG
 
+# mergekit's own name for what ours calls MERGE_CONFIG.
+_MERGEKITS_CONFIG = "mergekit_config.yml"
+
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("config", metavar="YAML", type=click.Path(path_type=Path))
@@ -94,9 +97,10 @@ def _merge_mergekit(config: Path, settings: dict[str, Any], out: Path, options: 
             write_text(source, yaml.safe_dump(local, sort_keys=False, allow_unicode=True))
         mergekit_yaml.main([str(source), str(made), *options], standalone_mode=False)
         if source != config:
-            # mergekit keeps what it was given, with folders of this machine's cache, also in its card.
+            # mergekit keeps what it was given, with folders of this machine's cache: as its configuration, in its card.
             source.unlink()
-            (made / CARD).unlink(missing_ok=True)
+            for name in (_MERGEKITS_CONFIG, CARD):
+                (made / name).unlink(missing_ok=True)
             write_text(made / MERGE_CONFIG, config.read_text(encoding="utf-8"))
         base = Path(str(local.get("base_model")))
         if settings["merge_method"] == METHOD and base.is_dir():

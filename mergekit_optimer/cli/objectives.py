@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mergekit_optimer import pipeline
-from mergekit_optimer.cli.options import json_option, show
+from mergekit_optimer.cli.options import device_option, json_option, resolve_device, show
 from mergekit_optimer.files import read_json
 from mergekit_optimer.report.numbers import format_score, format_weight
 from mergekit_optimer.scores import Score
@@ -24,16 +25,17 @@ from mergekit_optimer.scores import Score
 @click.option(
     "--out", "out_dir", type=click.Path(path_type=Path), metavar="RUN", help="Where to write it.  [default: first RUN]"
 )
+@device_option
 @json_option
-def objectives(run_dirs: tuple[Path, ...], out_dir: Path | None, as_json: bool) -> None:
+def objectives(run_dirs: tuple[Path, ...], out_dir: Path | None, device: str, as_json: bool) -> None:
     """Show several studies over one pool side by side: objective, weights, held-out scores.
 
-    Each RUN is searched and compared; `search --objective ... --from RUN` makes another one without training. Writes
-    analysis/objectives.json and .csv.
+    Each RUN is searched; `search --objective ... --from RUN` makes another one without training. A winner that has no
+    held-out scores yet is scored first, from the recipe that made its run. Writes analysis/objectives.json and .csv.
 
     Example: mergekit-optimer objectives runs/demo runs/demo-for-ja
     """
-    path = pipeline.compare_objectives(run_dirs, out_dir)
+    path = pipeline.compare_objectives(run_dirs, out_dir, partial(resolve_device, device))
     data = read_json(path)
     if as_json:
         show(data)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,20 @@ import click
 from rich.console import Console
 
 from mergekit_optimer.errors import OptimerError
-from mergekit_optimer.pipeline import Job, check_source, pin_recipe, read_pins
+from mergekit_optimer.pipeline import (
+    TRIAL_TIMEOUT_S,
+    Job,
+    Means,
+    check_source,
+    is_same_study,
+    pin_recipe,
+    read_pins,
+    visible_gpus,
+)
 from mergekit_optimer.recipe import load_recipe
 from mergekit_optimer.report import ReportData, render_table
 from mergekit_optimer.runs import RunDir, open_run, read_run
+from mergekit_optimer.search import storage_label
 
 Command = Callable[..., Any]
 
@@ -31,6 +42,30 @@ device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where models run."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def means_options(command: Command) -> Command:
+    """How many workers score, where, and where the study is kept; passed as ``means``."""
+
+    @functools.wraps(command)
+    def with_means(**options: Any) -> Any:
+        names = {"n_workers", "gpus_per_worker", "in_flight", "ray", "storage", "timeout_s"}
+        return command(means=Means(**{name: options.pop(name) for name in names}), **options)
+
+    for option in (
+        click.option("--trial-timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+                     default=TRIAL_TIMEOUT_S, show_default=True, help="Replace a worker that does not answer so long."),
+        click.option("--storage", metavar="URL", help="Keep the study in postgresql://..., shared by many machines."),
+        click.option("--ray", metavar="ADDRESS", help="Workers on an existing Ray cluster, as auto or host:port."),
+        click.option("--in-flight", type=click.IntRange(min=1), metavar="N",
+                     help="Weight vectors scored at once; further workers share them.  [default: workers, up to 8]"),
+        click.option("--gpus-per-worker", type=click.IntRange(min=1), metavar="N", default=1, show_default=True,
+                     help="For a model that one GPU has no room for."),
+        click.option("--workers", "n_workers", type=click.IntRange(min=1), metavar="N", default=1, show_default=True,
+                     help="Processes that score: one per GPU, or on CPU cores."),
+    ):  # fmt: skip
+        with_means = option(with_means)
+    return with_means
 
 
 def recipe_options(command: Command) -> Command:
@@ -83,6 +118,14 @@ def search_options(options: dict[str, Any], source_dir: Path | None) -> dict[str
     return options
 
 
+def source_of_move(means: Means, source_dir: Path | None, options: dict[str, Any]) -> Path | None:
+    """The run of --from, where --storage is to go on with its very study; None where it is another search's."""
+    if means.storage is None or source_dir is None or options["objective"] is not None:
+        return None
+    recipe = load_recipe(options["recipe_path"], options["overrides"])
+    return source_dir if is_same_study(recipe, source_dir) else None
+
+
 def resolve_device(device: str) -> str:
     """Turn ``auto`` into cuda where there is a GPU, else cpu.
 
@@ -98,6 +141,19 @@ def resolve_device(device: str) -> str:
     if device == "cuda":
         raise OptimerError("No CUDA device is usable here; use --device cpu, or install a CUDA build of torch.")
     return "cpu"
+
+
+def launch_command(device: str, words: Sequence[str] | None = None) -> str | None:
+    """The command that trains on all GPUs of this machine; None where there is one at most.
+
+    Args:
+        words: The command line that was given; None: this process'.
+    """
+    n_gpus = len(visible_gpus()) if device.startswith("cuda") else 0
+    if n_gpus < 2:
+        return None
+    launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", str(n_gpus), "--no_python", "mergekit-optimer"]
+    return shlex.join([*launch, *(sys.argv[1:] if words is None else words)])
 
 
 def show(data: Any) -> None:
@@ -119,9 +175,13 @@ def show_winner(summary: dict[str, Any], model_dir: Path) -> None:
         click.echo(summary["landscape"])
 
 
-def dashboard_command(journal_path: Path) -> str:
-    """The command that shows a study in a browser; optuna-dashboard is the extra [dashboard]."""
-    return shlex.join(["optuna-dashboard", str(journal_path)])
+def dashboard_command(journal_path: Path, storage: str | None = None) -> str:
+    """The command that shows a study in a browser; optuna-dashboard is the extra [dashboard].
+
+    Args:
+        storage: The study's database, where it is kept in one.
+    """
+    return shlex.join(["optuna-dashboard", str(journal_path) if storage is None else storage_label(storage)])
 
 
 def show_report(report: ReportData, run: RunDir, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from mergekit_optimer.cli.options import (
     dashboard_command,
     device_option,
     json_option,
+    launch_command,
+    means_options,
     open_job,
     overrides_option,
     read_job,
@@ -26,25 +29,34 @@ from mergekit_optimer.cli.options import (
     show_report,
     show_unfinished,
     show_winner,
+    source_of_move,
 )
 from mergekit_optimer.cli.sending import asker, send_options
 from mergekit_optimer.errors import DataError
-from mergekit_optimer.recipe import load_recipe
+from mergekit_optimer.recipe import DATA_MIXTURE, load_recipe
 from mergekit_optimer.runs import RunDir, enter_run
 from mergekit_optimer.search import check_slice
+from mergekit_optimer.train import started_processes
 
 
 @click.command()
 @recipe_options
+@means_options
 @json_option
-def run(as_json: bool, **options: Any) -> None:
+def run(as_json: bool, means: pipeline.Means, **options: Any) -> None:
     """Do everything: train, extract, search, compare, report, card. Stopped and started again, it goes on.
 
-    Example: mergekit-optimer run recipes/demo/recipe.yaml
+    \b
+    Examples:
+      mergekit-optimer run recipes/demo/recipe.yaml
+      mergekit-optimer run recipe.yaml --workers 8
     """
+    if started_processes().n > 1:
+        raise click.UsageError("run is one process; start `mergekit-optimer train` with torchrun, then run.")
+    pipeline.check_means(means, resolve_device(options["device"]))
     job = open_job(**options)
     with job.run.locked():
-        report = pipeline.run_all(job, watched)
+        report = pipeline.run_all(job, watched, means)
     show_report(report, job.run, as_json)
 
 
@@ -87,31 +99,51 @@ def train(
 ) -> None:
     """Train one CPT checkpoint per dataset with TRL, or their mixture.
 
+    One training may be of several processes, as torchrun and accelerate launch start them. Trainings of different
+    datasets may run at the same time in one run folder.
+
     \b
     Examples:
       mergekit-optimer train recipe.yaml --dataset ja
       mergekit-optimer train recipe.yaml --push=vectors
+      torchrun --standalone --nproc-per-node 8 --no-python mergekit-optimer train recipe.yaml
     """
     if pushed is None and (dry_run or public or yes):
         raise click.UsageError("--dry-run, --public and --yes go with --push.")
-    job = open_job(**options)
-    known = job.recipe.train.datasets if job.recipe.train else {}
+    processes = started_processes()
+    with processes.as_one():
+        if processes.is_first:
+            job = open_job(**options)
+            _check_training(job, datasets, pushed)
+            if processes.n == 1 and (launch := launch_command(job.device)) is not None:
+                click.echo(f"one GPU trains; all of this machine: {launch}", err=True)
+        processes.share(None)
+        if not processes.is_first:
+            job = read_job(**options)
+        # The vectors are those of the whole pool, which nothing else may be changing.
+        parts = [] if pushed == "vectors" else [*datasets, *([DATA_MIXTURE] if mixture else [])]
+        with job.run.locked(parts) if processes.is_first else nullcontext():
+            if mixture:
+                pipeline.train_pool(job, list(datasets), True, processes)
+            else:
+                pipeline.train_pool(job, list(datasets) or None, False if datasets else None, processes)
+            processes.leave()
+            if pushed is not None and processes.is_first:
+                private, accept = pipeline.is_private(job.recipe, public), asker(dry_run, yes)
+                with job.run.pushing():
+                    for place in pipeline.push_trained(job, pushed, list(datasets), mixture, private, accept):
+                        click.echo(place)
+
+
+def _check_training(job: pipeline.Job, datasets: tuple[str, ...], pushed: str | None) -> None:
+    known = sorted(job.recipe.train.datasets) if job.recipe.train else []
     unknown = sorted(set(datasets) - set(known))
     if not known:
         raise DataError("The recipe has no train section: its vectors come from elsewhere, nothing is to be trained.")
     if unknown:
-        raise DataError(f"The recipe trains {', '.join(sorted(known))}, not {', '.join(unknown)}.")
+        raise DataError(f"The recipe trains {', '.join(known)}, not {', '.join(unknown)}.")
     if pushed is not None:
         pipeline.check_push(job, pushed)
-    with job.run.locked():
-        if mixture:
-            pipeline.train_pool(job, list(datasets), mixture=True)
-        else:
-            pipeline.train_pool(job, list(datasets) or None, mixture=False if datasets else None)
-        if pushed is not None:
-            private, accept = pipeline.is_private(job.recipe, public), asker(dry_run, yes)
-            for place in pipeline.push_trained(job, pushed, list(datasets), mixture, private, accept):
-                click.echo(place)
 
 
 @click.command()
@@ -125,9 +157,16 @@ def train(
 @click.option("--rank-only", is_flag=True, help="With --from: rank its trials by the objective, score nothing.")
 @click.option("--slice", "sliced", metavar="VECTOR[,VECTOR]", help="Then measure the objective around the winner.")
 @click.option("--grid", "n_grid", type=int, default=7, show_default=True, help="With --slice: weights of each vector.")
+@means_options
 @json_option
 def search(
-    as_json: bool, source_dir: Path | None, rank_only: bool, sliced: str | None, n_grid: int, **options: Any
+    as_json: bool,
+    source_dir: Path | None,
+    rank_only: bool,
+    sliced: str | None,
+    n_grid: int,
+    means: pipeline.Means,
+    **options: Any,
 ) -> None:
     """Search the merge weights on the dev set and merge the winner. Again, it goes on where it was.
 
@@ -137,26 +176,40 @@ def search(
     With --slice, each weight is moved over its interval and the two named ones together, the others left at the
     winner's, into analysis/landscape.json and .csv. What a trial has scored is not scored again.
 
+    With --storage, the study is in a database: the same command on other machines joins it, and --from takes along
+    what a run of the same recipe has in its folder, finished or not.
+
     \b
     Examples:
       mergekit-optimer search recipe.yaml --set search.n_trials=60
       mergekit-optimer search recipe.yaml --objective '{mean: [ja]}' --from runs/demo --set search.n_trials=20
       mergekit-optimer search recipe.yaml --slice ja,math
+      mergekit-optimer search recipe.yaml --workers 8
+      mergekit-optimer search recipe.yaml --ray auto --workers 64
+      mergekit-optimer search recipe.yaml --storage postgresql://user@host/database
     """
+    pipeline.check_means(means, resolve_device(options["device"]))
+    moved = source_of_move(means, source_dir, options)
+    source_dir = None if moved is not None else source_dir
     job = open_job(**search_options(options, source_dir), source_dir=source_dir)
     named = [name.strip() for name in sliced.split(",")] if sliced is not None else []
     if named:
         check_slice(list(job.recipe.pool), named, n_grid)
-    with job.run.locked():
+    with pipeline.held(job.run, means) as is_ours, watched() as watch:
+        if not is_ours:
+            click.echo(f"{job.run.root} is another process'; this one helps with its study", err=True)
+            pipeline.help_search(job, watch, means)
+            return
         if source_dir is not None:
             pipeline.adopt_run(job, source_dir)
-        with watched() as watch:
-            summary = pipeline.search_weights(job, rank_only, watch)
+        if moved is not None:
+            pipeline.move_study(job, moved, means)
+        summary = pipeline.search_weights(job, rank_only, watch, means)
         pipeline.merge_winner(job)
         if named:
             summary["landscape"] = str(pipeline.measure_landscape(job, named, n_grid))
     show(summary) if as_json else show_winner(summary, job.run.model_dir)
-    click.echo(f"all trials: {dashboard_command(job.run.journal_path)}", err=True)
+    click.echo(f"all trials: {dashboard_command(job.run.journal_path, means.storage)}", err=True)
 
 
 @click.command()

@@ -11,9 +11,17 @@ import yaml
 from mergekit_optimer import pipeline
 from mergekit_optimer.analysis import pool_geometry
 from mergekit_optimer.cli.analysis import show_geometry
-from mergekit_optimer.cli.options import json_option, open_job, read_job, recipe_options, show
+from mergekit_optimer.cli.options import (
+    device_option,
+    json_option,
+    open_job,
+    overrides_option,
+    read_job,
+    recipe_options,
+    run_dir_option,
+    show,
+)
 from mergekit_optimer.cli.sending import asker, send_options
-from mergekit_optimer.recipe import load_recipe
 from mergekit_optimer.vectors import extract_vector, pool_table
 
 _folder = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -55,23 +63,32 @@ def subtract(checkpoint: Path, base: Path, out: Path, name: str | None, base_lab
 
 
 @vectors.command()
-@click.argument("pool", metavar="POOL")
-def pull(pool: str) -> None:
+@click.argument("pool", metavar="POOL|RECIPE")
+@overrides_option
+@run_dir_option
+@device_option
+def pull(pool: str, **options: Any) -> None:
     """Fetch a vector pool from the Hub into the cache, every file checked, and print the recipe's lines that name it.
 
-    POOL is the repository of a pool's manifest, as owner/name or owner/name@revision; a collection of vectors, as
-    collections/owner/title-id; or a recipe, whose base and vectors are fetched.
+    POOL is the repository of a pool's manifest, as owner/name or owner/name@revision, or a collection of vectors, as
+    collections/owner/title-id.
+
+    Of a RECIPE base and vectors are fetched, and vectors made of the checkpoints and adapters that it names, in its
+    run folder: each repository stays at the commit that it is at now. What is to be trained is left out.
 
     \b
     Examples:
       mergekit-optimer vectors pull org/my-pool > recipe.yaml
       mergekit-optimer vectors pull recipe.yaml
     """
-    if Path(pool).is_file():
-        recipe = load_recipe(Path(pool))
-        places = pipeline.pull_recipe(recipe)
+    if Path(pool).is_file() or pool.endswith((".yaml", ".yml")):
+        job = open_job(Path(pool), **options)
+        with job.run.locked():
+            places = pipeline.pull_recipe(job)
         click.echo("\n".join(f"{name}  {place.label}  {place.path}" for name, place in places.items()))
         return
+    if options["overrides"] or options["run_dir"]:
+        raise click.UsageError("--set and --run-dir go with a RECIPE; a POOL has neither.")
     click.echo(yaml.safe_dump(pipeline.pull_pool(pool).to_recipe(), sort_keys=False, allow_unicode=True), nl=False)
 
 

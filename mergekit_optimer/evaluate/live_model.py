@@ -6,7 +6,7 @@ The module needs lighteval's classes to be defined, so it is imported inside ``l
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from lighteval.models.model_output import ModelResponse
 from lighteval.models.transformers.transformers_model import TransformersModel, TransformersModelConfig
 from lighteval.tasks.requests import Doc
+from lighteval.utils.utils import remove_reasoning_tags
 
 from mergekit_optimer.errors import TaskError
 from mergekit_optimer.evaluate.abilities import learn, limits_of
@@ -23,6 +24,11 @@ from mergekit_optimer.evaluate.plan import Budget, Limits, Plan, Request, plan
 
 # Key in Doc.specific: the sample is one text of which this many tokens are given.
 N_CONTEXT_TOKENS = "n_context_tokens"
+# Stands for the response to a sample whose batch was not run.
+_NOT_RUN = ModelResponse()
+# A step of generation costs as much as running so many tokens at once, however few its rows: 30 to 90 on a CPU core
+# (8 rows, models of 10M and 50M parameters); on a GPU, which launches as many kernels for it, a guess.
+_STEP_TOKENS = {"cpu": 64, "cuda": 512}
 
 
 class LiveConfig(TransformersModelConfig):  # type: ignore[misc]
@@ -39,6 +45,9 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
     _budget: Budget
     _forward: Forward
     _limits: Limits
+    # What lighteval's loop cannot be told: which of its batches to run (None: all). And the cost of those it has made.
+    _chosen: Container[int] | None = None
+    _costs: list[int]
 
     @classmethod
     def around(cls, model: Any, tokenizer_dir: str, budget: Budget) -> LiveModel:
@@ -71,6 +80,7 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
         live._limits = limits_of(model, live.max_length)
         live._requests = {}
         live._plans = {}
+        live._written_costs = {}
         return live
 
     def cleanup(self) -> None:
@@ -83,8 +93,31 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
 
     def loglikelihood(self, docs: list[Doc]) -> list[ModelResponse]:
         """Same numbers as lighteval's own method, summed in float32 whatever the model's dtype, with less work."""
-        greedy = any(_wants_greedy(doc) for doc in docs)
-        sums, matches = log_likelihoods(self._forward, self._plan(docs), greedy)
+        _, sums, matches = self.log_likelihoods(docs)
+        return self.responses(docs, sums, matches)
+
+    def log_likelihoods(
+        self, docs: list[Doc], batches: Sequence[int] | None = None
+    ) -> tuple[list[int], list[float], list[bool]]:
+        """Run batches of the plan of all these samples.
+
+        Args:
+            docs: Their choices are the requests, numbered through.
+            batches: Numbers into ``batch_costs``; None runs all.
+
+        Returns:
+            The requests of these batches, rising, the log-likelihood of each, and whether greedy decoding writes it
+            (empty where no metric asks).
+        """
+        work = self._plan(docs)
+        if batches is not None:
+            work = replace(work, batches=tuple(work.batches[number] for number in batches))
+        sums, matches = log_likelihoods(self._forward, work, any(_wants_greedy(doc) for doc in docs))
+        numbers = work.numbers
+        return numbers, [sums[n] for n in numbers], [matches[n] for n in numbers] if matches else []
+
+    def responses(self, docs: list[Doc], sums: list[float], matches: list[bool]) -> list[ModelResponse]:
+        """lighteval's response to each sample, from the numbers of all its requests."""
         responses, end = [], 0
         for group in map(self.requests, docs):
             start, end = end, end + len(group)
@@ -97,6 +130,54 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
                 )
             )
         return responses
+
+    def batch_costs(self, docs: list[Doc]) -> list[int]:
+        """Tokens of each batch that ``log_likelihoods`` runs, padding included."""
+        return [batch.n_tokens for batch in self._plan(docs).batches]
+
+    def write(self, docs: list[Doc], batches: Container[int] | None = None) -> tuple[list[int], list[dict[str, Any]]]:
+        """Generate in lighteval's batches of all these samples, whose padding and cut a sample's answer may depend on.
+
+        Args:
+            docs: The samples.
+            batches: Numbers into ``written_costs``; None runs all.
+
+        Returns:
+            The samples of these batches, and the fields of lighteval's response to each, in plain data.
+
+        Raises:
+            TaskError: The tokenizer has no token to stop at.
+        """
+        self._costs = []
+        if not docs:
+            return [], []
+        if self.tokenizer.eos_token is None:
+            raise TaskError("A task generates, but the tokenizer has no end-of-text token to stop at.")
+        self._chosen = batches
+        try:
+            found = list(enumerate(self.greedy_until(docs)))
+        finally:
+            self._chosen = None
+        run = [(number, response) for number, response in found if response is not _NOT_RUN]
+        return [number for number, _ in run], [_plain(response) for _, response in run]
+
+    def read(self, answers: list[dict[str, Any]]) -> list[ModelResponse]:
+        """lighteval's responses again, from what ``write`` returned of each sample."""
+        responses = [ModelResponse(**answer) for answer in answers]
+        for response in responses:
+            response.text_post_processed = [
+                remove_reasoning_tags(text=text, tag_pairs=[("<think>", "</think>")]) for text in response.text
+            ]
+        return responses
+
+    def written_costs(self, docs: list[Doc]) -> list[int]:
+        """Cost of each batch that ``write`` runs, in tokens; the batches are made once, and none is run for it."""
+        key = tuple(map(id, docs))
+        if key not in self._written_costs:
+            self.write(docs, ())
+            self._written_costs[key] = self._costs
+        found: list[int] = self._written_costs[key]
+        return found
 
     def run_forward(self, docs: list[Doc]) -> None:
         """Run what ``loglikelihood`` runs through the model, and nothing else."""
@@ -168,6 +249,12 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
 
     def _generate_padded(self, batch: Any, **options: Any) -> list[ModelResponse]:
         """Generate, and mark the answers of a model whose logits are not finite: argmax hides that."""
+        if self._chosen is not None:
+            kind = "cpu" if batch.input_ids.device.type == "cpu" else "cuda"
+            n_rows, length = batch.input_ids.shape
+            self._costs.append(n_rows * length + options["max_new_tokens"] * max(n_rows, _STEP_TOKENS[kind]))
+            if len(self._costs) - 1 not in self._chosen:
+                return [_NOT_RUN] * n_rows
         finite: list[torch.Tensor] = []
 
         def watch(_module: Any, _args: Any, output: Any) -> None:
@@ -188,3 +275,9 @@ class LiveModel(TransformersModel):  # type: ignore[misc]
 def _wants_greedy(doc: Doc) -> bool:
     """Only lighteval's own metrics look at whether a choice is what greedy decoding writes."""
     return not (doc.specific and doc.specific.get("prepared"))
+
+
+def _plain(response: ModelResponse) -> dict[str, Any]:
+    """The fields of a response; lighteval leaves the tokens it wrote in tensors."""
+    tokens = [torch.as_tensor(written).tolist() for written in response.output_tokens]
+    return {**vars(response), "output_tokens": tokens}

@@ -22,9 +22,11 @@ _BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
 def log_likelihoods(forward: Forward, work: Plan, greedy: bool) -> tuple[list[float], list[bool]]:
     """Return log p(continuation | context) in nats per request and, if asked, whether greedy decoding writes it.
 
+    A request's sum is made within its batch, so it does not depend on which other batches are run.
+
     Args:
         forward: Of the model. A NaN or Inf in its logits shows in the sums.
-        work: From ``plan``, on the model's device.
+        work: From ``plan``, on the model's device. Requests that none of its batches serves get 0.
         greedy: The second list is empty without it.
     """
     import torch

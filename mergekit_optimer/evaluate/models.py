@@ -53,6 +53,8 @@ def load_model(
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if "custom code" in reason:
+                reason += " Set trust_remote_code: true beside it, at a commit whose code you have read."
             raise TaskError(f"{model_dir} cannot be loaded as a causal language model: {reason}") from error
         if missing := sorted(found["missing_keys"]):
             # transformers fills them with random numbers and only warns.

@@ -78,6 +78,7 @@ class Batch:
         sources: For each wanted token its place in ``predicting``; None where they are the same one by one.
         targets: The wanted tokens.
         requests: Number of the request that each wanted token belongs to.
+        numbers: The requests it serves, rising; no other batch serves one of them.
     """
 
     input_ids: torch.Tensor
@@ -88,14 +89,26 @@ class Batch:
     sources: torch.Tensor | None
     targets: torch.Tensor
     requests: torch.Tensor
+    numbers: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are run, padding included."""
+        n_tokens: int = self.input_ids.numel()
+        return n_tokens
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All batches of a set of requests, on the model's device."""
+    """The batches of a set of requests, all or some of them, on the model's device."""
 
     batches: tuple[Batch, ...]
     n_requests: int
+
+    @property
+    def numbers(self) -> list[int]:
+        """The requests that its batches serve, rising."""
+        return sorted(number for batch in self.batches for number in batch.numbers)
 
 
 @dataclass(frozen=True)
@@ -236,6 +249,7 @@ def _batch(rows: list[_Row], device: torch.device) -> Batch:
         sources=None if sources is None else tensor(sources),
         targets=tensor([token for _, token, _ in wanted]),
         requests=tensor([number for _, _, number in wanted]),
+        numbers=tuple(sorted({number for _, _, number in wanted})),
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mergekit_optimer.errors import TaskError
 from mergekit_optimer.evaluate.lighteval_compat import contained
 from mergekit_optimer.evaluate.metrics import slope_coefficients, task_scores
+from mergekit_optimer.evaluate.parts import PartScores, check_parts, in_order, share
 from mergekit_optimer.evaluate.plan import budget_for, gradient_budget
 from mergekit_optimer.machine import memory_named
 from mergekit_optimer.scores import TaskScores
@@ -17,8 +18,6 @@ from mergekit_optimer.tasks import PreparedTask
 
 if TYPE_CHECKING:
     import torch
-
-    from mergekit_optimer.evaluate.lighteval_tasks import ScorableTask
 
 
 class Scorer:
@@ -88,12 +87,46 @@ class Scorer:
             TaskError: A user's metric failed.
         """
         with self._scoring():
-            scored: dict[str, TaskScores] = {}
-            for category, tasks in self._by_category(slice(start, n_samples)):
-                responses = iter(self._responses(category, [doc for _, docs in tasks for doc in docs]))
-                for task, docs in tasks:
-                    scored[task.name] = task_scores(task, docs, [next(responses) for _ in docs])
-        return {task.name: scored[task.name] for task in self._tasks if task.name in scored}
+            return self._joined([self._part(n_samples, start, 0, 1)], n_samples, start)
+
+    def score_part(self, n_samples: int | None, start: int, index: int, count: int) -> PartScores:
+        """Run one part of what ``score`` runs, so that several processes score one model together.
+
+        The parts share the batches of the whole range, none of which is cut: each sample's numbers come out of the
+        very batch they would in ``score``. That holds for texts to be generated too, whose batches are lighteval's.
+        The shares are balanced by tokens (a text that stops early makes its part lighter than was reckoned) and are
+        the same in every process with this model, these tasks and the same kind of device. A part may be empty.
+
+        Args:
+            n_samples: As in ``score``.
+            start: As in ``score``.
+            index: Which part, from 0.
+            count: How many there are.
+
+        Raises:
+            InfrastructureError: Memory or the device gave out.
+            ValueError: There is no such part.
+        """
+        if not 0 <= index < count:
+            raise ValueError(f"there is no part {index} of {count}")
+        with self._scoring():
+            return self._part(n_samples, start, index, count)
+
+    def join_parts(self, n_samples: int | None, start: int, parts: Sequence[PartScores]) -> dict[str, TaskScores]:
+        """Put all parts of a score together, without running the model: what ``score`` returns, bit for bit.
+
+        Args:
+            n_samples: As in ``score_part``.
+            start: As in ``score_part``.
+            parts: Each once, in any order, of the same weights.
+
+        Raises:
+            TaskError: A user's metric failed.
+            ValueError: A part is missing, there twice, of other samples, or made of other batches.
+        """
+        check_parts(parts, n_samples, start)
+        with self._scoring():
+            return self._joined(parts, n_samples, start)
 
     def forward_only(self) -> None:
         """Run the forward passes of ``score()`` and nothing else: what a trial cannot cost less than.
@@ -101,12 +134,8 @@ class Scorer:
         For a benchmark. Of tasks that generate, all of the generation is run.
         """
         with self._scoring():
-            for category, tasks in self._by_category(slice(None)):
-                docs = [doc for _, docs in tasks for doc in docs]
-                if category == "GENERATIVE":
-                    self._responses(category, docs)
-                else:
-                    self._live.run_forward(docs)
+            self._live.run_forward(self._docs("LOGPROBS", slice(None)))
+            self._live.write(self._docs("GENERATIVE", slice(None)))
 
     def backward(self, shares: Mapping[str, float], n_samples: int | None, start: int = 0) -> float:
         """Add the gradient of sum_t shares[t] f_t to the parameters that require one, batch by batch.
@@ -147,25 +176,37 @@ class Scorer:
             finally:
                 self._model.train(was_training)
 
-    def _by_category(self, part: slice) -> Iterator[tuple[str, list[tuple[ScorableTask, list[Any]]]]]:
-        """All tasks of a kind in one go: samples of like length share a batch whatever task they are of."""
-        for category in sorted({task.category for task in self._tasks}):
-            tasks = [(task, task.docs[part]) for task in self._tasks if task.category == category]
-            yield category, [(task, docs) for task, docs in tasks if docs]
+    def _part(self, n_samples: int | None, start: int, index: int, count: int) -> PartScores:
+        likely, written = (self._docs(kind, slice(start, n_samples)) for kind in ("LOGPROBS", "GENERATIVE"))
+        to_run: list[int] | None = None
+        to_write: list[int] | None = None
+        if count > 1:
+            costs = self._live.batch_costs(likely)
+            mine = share([*costs, *self._live.written_costs(written)], index, count)
+            to_run = [number for number in mine if number < len(costs)]
+            to_write = [number - len(costs) for number in mine if number >= len(costs)]
+        likelihoods = self._live.log_likelihoods(likely, to_run)
+        return PartScores(n_samples, start, index, count, *likelihoods, *self._live.write(written, to_write))
 
-    def _responses(self, category: str, docs: list[Any]) -> list[Any]:
-        if not docs:
-            return []
-        found: list[Any]
-        if category == "GENERATIVE":
-            if self._live.tokenizer.eos_token is None:
-                raise TaskError("A task generates, but the tokenizer has no end-of-text token to stop at.")
-            found = self._live.greedy_until(docs)
-            for response in found:
-                response.text_post_processed = [_without_reasoning(text) for text in response.text]
-        else:
-            found = self._live.loglikelihood(docs)
-        return found
+    def _joined(self, parts: Sequence[PartScores], n_samples: int | None, start: int) -> dict[str, TaskScores]:
+        given = slice(start, n_samples)
+        likely, written = self._docs("LOGPROBS", given), self._docs("GENERATIVE", given)
+        n_requests = sum(len(self._live.requests(doc)) for doc in likely)
+        sums = in_order([(part.requests, part.log_likelihoods) for part in parts], n_requests)
+        asked = any(part.greedy for part in parts)
+        matches = in_order([(part.requests, part.greedy) for part in parts], n_requests) if asked else []
+        answers = in_order([(part.samples, part.answers) for part in parts], len(written))
+        of_likely, of_written = iter(self._live.responses(likely, sums, matches)), iter(self._live.read(answers))
+        scores = {}
+        for task in self._tasks:
+            if docs := task.docs[given]:
+                responses = of_written if task.category == "GENERATIVE" else of_likely
+                scores[task.name] = task_scores(task, docs, list(islice(responses, len(docs))))
+        return scores
+
+    def _docs(self, category: str, part: slice) -> list[Any]:
+        """The samples of all tasks of a kind: those of like length share a batch whatever task they are of."""
+        return [doc for task in self._tasks if task.category == category for doc in task.docs[part]]
 
 
 def check_tasks(tasks: list[PreparedTask]) -> None:
@@ -181,10 +222,3 @@ def check_tasks(tasks: list[PreparedTask]) -> None:
             from mergekit_optimer.evaluate.lighteval_tasks import scorable_tasks
 
             scorable_tasks(tasks)
-
-
-def _without_reasoning(text: str) -> str:
-    from lighteval.utils.utils import remove_reasoning_tags
-
-    kept: str = remove_reasoning_tags(text=text, tag_pairs=[("<think>", "</think>")])
-    return kept

@@ -24,7 +24,7 @@ from mergekit_optimer.hub.faults import Patience
 from mergekit_optimer.hub.locate import ADAPTER_FILES, MODEL_FILES, Located, locate
 from mergekit_optimer.hub.preflight import PushPlan, check_login, hidden_ones, plan_push
 from mergekit_optimer.hub.pull import PullOptions, pull, resolve
-from mergekit_optimer.hub.push import Pushed, push
+from mergekit_optimer.hub.push import Pushed, make_public, push, send
 from mergekit_optimer.hub.room import in_bytes
 from mergekit_optimer.hub.snapshot import HubFile, Kind, is_commit
 from mergekit_optimer.hub.upload import PushOptions, Upload
@@ -47,8 +47,10 @@ __all__ = [
     "is_commit",
     "list_collection",
     "locate",
+    "make_public",
     "plan_push",
     "pull",
     "push",
     "resolve",
+    "send",
 ]

@@ -1,4 +1,9 @@
-"""Whole repositories -> the Hub: one commit each, on the commit that was looked at, and public only at the end."""
+"""Whole repositories -> the Hub: one commit each, on the commit that was looked at, and public only at the end.
+
+push         all of it
+send         the commits; what is new stays private
+make_public  what is to be seen, when all that belongs together is there
+"""
 
 from __future__ import annotations
 
@@ -39,8 +44,7 @@ class Pushed:
 def push(plans: Sequence[PushPlan], options: PushOptions | None = None) -> list[Pushed]:
     """Make repositories what their plans say; done again after a failure or a kill, it goes on.
 
-    All are made, private, before the first byte, and what is to be public becomes so after the last: nothing can be
-    seen half done.
+    What is to be public becomes so after the last is there: nothing can be seen half done.
 
     Args:
         plans: From ``plan_push``.
@@ -49,17 +53,43 @@ def push(plans: Sequence[PushPlan], options: PushOptions | None = None) -> list[
     Raises:
         HubError: One cannot be pushed, in one sentence; those before it are pushed, and private if they were new.
     """
+    pushed = send(plans, options)
+    make_public(plans, options)
+    return pushed
+
+
+def send(plans: Sequence[PushPlan], options: PushOptions | None = None) -> list[Pushed]:
+    """Make and fill repositories, all of them made, private, before the first byte; what is private stays so.
+
+    Args:
+        plans: From ``plan_push``.
+        options: As given there.
+
+    Raises:
+        HubError: As ``push``.
+    """
     options = options or PushOptions()
     remotes = [remote_of(plan.upload, options) for plan in plans]
     with _quiet_bars():
         heads = [plan.head or _create(remote) for plan, remote in zip(plans, remotes, strict=True)]
-        pushed = [
+        return [
             _push_one(plan, remote, head, options) for plan, remote, head in zip(plans, remotes, heads, strict=True)
         ]
-        for plan, remote in zip(plans, remotes, strict=True):
-            if not plan.upload.private and plan.is_private is not False:
-                _make_public(remote)
-    return pushed
+
+
+def make_public(plans: Sequence[PushPlan], options: PushOptions | None = None) -> None:
+    """Let all see what the plans say they may, in order, after it was sent.
+
+    Args:
+        plans: As given to ``send``.
+        options: As given there.
+
+    Raises:
+        HubError: The Hub refuses it, or cannot be had.
+    """
+    for plan in plans:
+        if not plan.upload.private and plan.is_private is not False:
+            _show_to_all(remote_of(plan.upload, options or PushOptions()))
 
 
 def _create(remote: Remote) -> str:
@@ -166,7 +196,7 @@ def _is_whole(plan: PushPlan, remote: Remote, commit: str) -> bool:
     return not sent and not removed
 
 
-def _make_public(remote: Remote) -> None:
+def _show_to_all(remote: Remote) -> None:
     remote.ask(lambda api: api.update_repo_settings(remote.repo, private=False))
     log.info("%s: public now", remote.name)
 

@@ -46,7 +46,7 @@ def ground(left: float = 54.0, top: float = 12.0, right: float = 12.0, height: f
     return Ground(left, WIDTH - right, top, height - 40.0)
 
 
-def room_for(names: Sequence[str], least: float = 40.0, most: float = 165.0) -> float:
+def room_for(names: Sequence[str], least: float = 40.0, most: float = 170.0) -> float:
     """Width that the longest of some names needs beside an axis."""
     return min(most, max(least, LETTER * max((len(name) for name in names), default=0) + 14))
 

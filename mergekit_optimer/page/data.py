@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mergekit_optimer.page.analyses import Analyses
 from mergekit_optimer.page.figure import Figure
@@ -22,6 +22,7 @@ class PageData:
         winner: Number and weights of the winner; None while there is none.
         stages: Stage -> seconds, for those that are done.
         commands: Section -> the command that makes what it lacks.
+        reasons: Section -> what else must be for that command; none where nothing must.
         note: What the reader must know before anything else; empty for nothing.
     """
 
@@ -36,6 +37,7 @@ class PageData:
     analyses: Analyses
     stages: dict[str, float]
     commands: dict[str, str]
+    reasons: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
 

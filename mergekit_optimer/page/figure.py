@@ -11,6 +11,7 @@ from mergekit_optimer.page import svg
 from mergekit_optimer.page.canvas import WIDTH
 
 Cell = str | int | float | None
+_FONTS = "system-ui, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,27 @@ class Figure:
 
     @property
     def svg(self) -> str:
-        """The whole element, with its name and description for assistive programs."""
+        """The whole element, with its name and description for assistive programs; the page has its style."""
+        return self._element()
+
+    def alone(self, style: str) -> str:
+        """The figure as a file of its own, on a ground that is light or dark as its reader's screen is.
+
+        Args:
+            style: The figures' style sheet; it goes into the file, which so needs no other.
+        """
+        sheet = svg.element("style", f"{style}svg {{ font-family: {_FONTS}; }}\n")
+        ground = svg.element("rect", width="100%", height="100%", style="fill: var(--card)")
+        return self._element(sheet + ground, width=WIDTH, height=float(self.height)) + "\n"
+
+    def _element(self, before: str = "", **size: float) -> str:
         named = svg.element("title", svg.plain(self.title), id=f"{self.name}-title")
         told = svg.element("desc", svg.plain(self.alt), id=f"{self.name}-desc")
         return svg.element(
             "svg",
-            named + told + self.body,
+            named + told + before + self.body,
             xmlns="http://www.w3.org/2000/svg",
+            **size,
             viewBox=f"0 0 {svg.number(WIDTH)} {svg.number(self.height)}",
             role="img",
             aria_labelledby=f"{self.name}-title",

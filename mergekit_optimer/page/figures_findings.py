@@ -7,7 +7,8 @@ from mergekit_optimer.page.analyses import Attribution, Cost, Mixture, Objective
 from mergekit_optimer.page.canvas import HEIGHT, Key, axes, cut, finish, ground
 from mergekit_optimer.page.figure import Figure, rows_of
 from mergekit_optimer.page.scales import Scale, extent, short
-from mergekit_optimer.report.numbers import format_duration, format_weight
+from mergekit_optimer.report import ReportData
+from mergekit_optimer.report.numbers import format_duration, format_interval, format_weight
 
 
 def attribution_figure(attribution: Attribution) -> Figure | None:
@@ -101,6 +102,31 @@ def mixture_figure(mixture: Mixture) -> Figure:
         "max(weight, 0) times the tokens that the vector was trained on, normalised.",
         body, height, ("dataset", "share", "tokens"),
         rows_of([(name, mixture.shares[name], mixture.tokens.get(name)) for name in names]),
+    )  # fmt: skip
+
+
+def mixture_scores_figure(report: ReportData) -> Figure | None:
+    """A training on the shares of the weights minus one on the uniform mixture, on held-out."""
+    found = report.mixtures
+    if found is None:
+        return None
+    by_name = {**found.tasks, "mean": found.mean}
+    rows = [
+        bars.Span(name, one.difference, one.low, one.high, f"{one.difference:+.4f}",
+                  "good" if one.low > 0 else "bad" if one.high < 0 else "muted")
+        for name, one in by_name.items()
+    ]  # fmt: skip
+    keys = [Key("circle", "good", "the weights' shares are better"), Key("circle", "bad", "worse"),
+            Key("circle", "muted", "not clear")]  # fmt: skip
+    body, height = bars.spans(rows, "data_mixture/optimised minus data_mixture, held-out", keys)
+    return Figure(
+        "mixture_scores", "Trained on the weights' shares, against the uniform mixture",
+        f"In the held-out mean a training on the weights' shares differs by {format_interval(found.mean)}, positive "
+        f"being better: {found.verdict}.",
+        "Two trainings on as many tokens of the same datasets, which differ in the shares only. Right of zero the "
+        "shares of the weights are better, whatever the metric's direction.",
+        body, height, ("task", "difference", "low", "high"),
+        rows_of([(name, one.difference, one.low, one.high) for name, one in by_name.items()]),
     )  # fmt: skip
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mergekit_optimer.compare import BASE, WINNER
+from mergekit_optimer.compare import WINNER
 from mergekit_optimer.page import bars, curves
 from mergekit_optimer.page.canvas import Key
 from mergekit_optimer.page.figure import Figure, rows_of
-from mergekit_optimer.report import ReportData, primary_score
-from mergekit_optimer.report.data import Part
+from mergekit_optimer.report import ReportData, relative_gains, tasks_of_both
 from mergekit_optimer.report.numbers import format_interval
 
 _VERDICTS = {"better": "good", "worse": "bad"}
@@ -41,16 +40,10 @@ def differences_figure(report: ReportData) -> Figure:
 
 def dev_held_out_figure(report: ReportData) -> Figure | None:
     """Each model's mean gain over the base on the dev set and on the held-out set."""
-    tasks = [
-        task for task in report.comparison.tasks
-        if task in report.tasks["dev"] and report.tasks["dev"][task].metric == report.tasks["held_out"][task].metric
-    ]  # fmt: skip
-    dev, held_out = report.scores["dev"], report.scores["held_out"]
-    models = [model for model in (WINNER, *report.comparison.ranking) if model in dev and model in held_out]
-    models = [model for model in models if all(task in dev[model] and task in dev.get(BASE, {}) for task in tasks)]
-    if not tasks or len(models) < 2:
+    gains = {model: (one["dev"], one["held_out"]) for model, one in relative_gains(report).items()}
+    models, tasks = list(gains), tasks_of_both(report)
+    if len(models) < 2:
         return None
-    gains = {model: (_gain(report, "dev", model, tasks), _gain(report, "held_out", model, tasks)) for model in models}
     groups = (
         ("winner", "won", "star", [m for m in models if m == WINNER]),
         ("single vectors", "s2", "square", [m for m in models if m.startswith("single/")]),
@@ -78,16 +71,6 @@ def dev_held_out_figure(report: ReportData) -> Figure | None:
         "model gains less on held-out than on dev; the winner was chosen on dev, the base and the baselines were not.",
         body, height, ("model", "dev_gain", "held_out_gain"), rows_of([(m, *gains[m]) for m in models]),
     )  # fmt: skip
-
-
-def _gain(report: ReportData, part: Part, model: str, tasks: list[str]) -> float:
-    """The mean over tasks of the gain over the base, each in units of the base's own absolute score."""
-    total = 0.0
-    for task in tasks:
-        mine, base = (primary_score(report, part, one, task).value for one in (model, BASE))
-        sign = 1.0 if report.tasks[part][task].higher_is_better else -1.0
-        total += sign * (mine - base) / (abs(base) or 1.0)
-    return total / len(tasks)
 
 
 def _label(model: str) -> str:

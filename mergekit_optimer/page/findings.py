@@ -8,7 +8,13 @@ from mergekit_optimer.page.analyses import Attribution, Cost, Geometry, Mixture,
 from mergekit_optimer.page.figures_pool import cosines_between
 from mergekit_optimer.page.scales import short
 from mergekit_optimer.report import ReportData
-from mergekit_optimer.report.numbers import format_duration, format_number, format_score, format_weight
+from mergekit_optimer.report.numbers import (
+    format_duration,
+    format_interval,
+    format_number,
+    format_score,
+    format_weight,
+)
 from mergekit_optimer.report.tables import Table
 from mergekit_optimer.scores import Score
 
@@ -42,9 +48,11 @@ def mixture_words(mixture: Mixture, report: ReportData | None) -> tuple[str, ...
     means = report.comparison.means if report is not None else {}
     equal, optimised = means.get("data_mixture"), means.get("data_mixture/optimised")
     if equal is not None and optimised is not None:
+        against = report.mixtures if report is not None else None
+        verdict = f"; difference {format_interval(against.mean)}, positive being better" if against is not None else ""
         said.append(
             f"Held-out mean of a training on these shares (data_mixture/optimised): {format_score(optimised)}; on the "
-            f"uniform mixture (data_mixture): {format_score(equal)}."
+            f"uniform mixture (data_mixture): {format_score(equal)}{verdict}."
         )
     else:
         said.append("Whether a training on these shares beats the uniform mixture is not measured in this run.")

@@ -1,4 +1,4 @@
-"""PageData -> index.html, one file that asks for nothing, and the CSV of each figure. Reads no run."""
+"""PageData -> index.html, one file that asks for nothing, and of each figure its CSV and its own SVG. Reads no run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 class Page(NamedTuple):
-    """The rendered page: its HTML, and the name and text of each figure's CSV."""
+    """The rendered page: its HTML, and by the figure's name the text of its CSV and of its file."""
 
     html: str
     csvs: dict[str, str]
+    svgs: dict[str, str]
 
 
 def render_page(data: PageData) -> Page:
@@ -39,7 +40,9 @@ def render_page(data: PageData) -> Page:
     sections = page_sections(data)
     env = Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=True,
                       trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
-    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    figure_style, page_style, script = (
+        (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("figure.css", "page.css", "page.js")
+    )
     page = {
         "name": data.name,
         "lead": _lead(data),
@@ -47,12 +50,12 @@ def render_page(data: PageData) -> Page:
         "tiles": _tiles(data),
         "sections": [_plain(section) for section in sections],
         "missing": page_gaps(data),
-        "has_report": data.report is not None,
     }
     html = env.get_template("page.html.jinja").render(
-        page=page, style=Markup(style), script=Markup(script), policy=_policy(script)
+        page=page, style=Markup(figure_style + page_style), script=Markup(script), policy=_policy(script)
     )
-    return Page(html, {figure.name: figure.csv for figure in all_figures(sections)})
+    figures = all_figures(sections)
+    return Page(html, {one.name: one.csv for one in figures}, {one.name: one.alone(figure_style) for one in figures})
 
 
 def _policy(script: str) -> str:

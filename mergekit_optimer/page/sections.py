@@ -22,17 +22,17 @@ from mergekit_optimer.report.numbers import format_duration
 from mergekit_optimer.report.tables import Table
 from mergekit_optimer.report.words import limits, mean_sentence
 
-# What may be missing: name of the command -> what it would show, and why a command alone may not do.
+# What may be missing, in the order in which it is made: name of the command -> what it would show.
 _GAPS = {
-    "compare": ("Held-out scores, the winner against the baselines", ""),
-    "search": ("The search and its winner", ""),
-    "geometry": ("Cosines and norms of the vectors", ""),
-    "trajectory": ("Trajectory linearity", "Needs train.keep_checkpoints in the recipe, and so a run of its own:"),
-    "landscape": ("The objective around the winner", ""),
-    "attribution": ("What each vector brings", ""),
-    "objectives": ("Other objectives over the same pool", "After another search of the pool with --from:"),
-    "mixture": ("The weights as a data mixture", ""),
-    "cost": ("What it cost, against training mixtures", ""),
+    "search": "The search and its winner",
+    "compare": "Held-out scores, the winner against the baselines",
+    "geometry": "Cosines and norms of the vectors",
+    "trajectory": "Trajectory linearity",
+    "landscape": "The objective around the winner",
+    "attribution": "What each vector brings",
+    "objectives": "Other objectives over the same pool",
+    "mixture": "The weights as a data mixture",
+    "cost": "What it cost, against training mixtures",
 }
 
 
@@ -52,7 +52,11 @@ def page_gaps(data: PageData) -> list[Gap]:
         **{name: getattr(made, name, None) is not None for name in ("geometry", "trajectory", "landscape",
                                                                    "attribution", "objectives", "mixture", "cost")},
     }  # fmt: skip
-    return [Gap(*_GAPS[name], data.commands[name]) for name in _GAPS if not there[name] and name in data.commands]
+    return [
+        Gap(title, data.reasons.get(name, ""), data.commands[name])
+        for name, title in _GAPS.items()
+        if not there[name] and name in data.commands
+    ]
 
 
 def _figures(*found: Figure | None) -> tuple[Figure, ...]:
@@ -149,7 +153,8 @@ def _mixture(data: PageData) -> Section | None:
     found = data.analyses.mixture
     if found is None:
         return None
-    drawn = _figures(figures_findings.mixture_figure(found))
+    scores = figures_findings.mixture_scores_figure(data.report) if data.report is not None else None
+    drawn = _figures(figures_findings.mixture_figure(found), scores)
     return Section("mixture", "Mixture", mixture_words(found, data.report), drawn, remarks=left_out_remarks(found))
 
 

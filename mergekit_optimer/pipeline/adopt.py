@@ -91,7 +91,7 @@ def adopt_run(job: Job, source_dir: Path) -> None:
             )
         log.info("trials of %s: taken over before", source.root.name)
         return
-    _link_pool(job, source)
+    link_pool(job, source)
     _take_held_out_scores(job, source)
     adopted: dict[str, Any] = {"origin": source.root.name, "identity": content_hash(records), "trials": records}
     # Later verbs may write a command of their own, which would not make these trials again.
@@ -99,7 +99,12 @@ def adopt_run(job: Job, source_dir: Path) -> None:
     log.info("pool and %d scored trials taken from %s", len(records), source.root.name)
 
 
-def _link_pool(job: Job, source: RunDir) -> None:
+def link_pool(job: Job, source: RunDir) -> None:
+    """Take a run's checkpoints and vectors into this one, linked where the file system can.
+
+    Raises:
+        RunFolderError: This run has a pool of its own.
+    """
     stages = source.manifest()["stages"]
     for part in ("checkpoints", "vectors"):
         for folder in sorted((source.root / part).glob("*")):

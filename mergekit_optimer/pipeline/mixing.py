@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mergekit_optimer.errors import TrainError
@@ -10,7 +13,7 @@ from mergekit_optimer.files import content_hash, read_json, write_csv, write_jso
 from mergekit_optimer.mixture import Mixture, mixture_recipe, plan_mixture, with_shares
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.recipe import DATA_MIXTURE, OPTIMISED_MIXTURE
-from mergekit_optimer.train import read_record, train_mixture
+from mergekit_optimer.train import ALONE, Processes, read_record, train_mixture
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +35,27 @@ def common_inputs(job: Job) -> list[Any]:
     return [job.base_fingerprint, job.recipe.seed, job.recipe.train.defaults]
 
 
-def train_uniform(job: Job) -> None:
+@contextmanager
+def training_stage(
+    job: Job, name: str, inputs: Callable[[], str], folder: Path, processes: Processes
+) -> Iterator[bool]:
+    """Run a training as a stage: of several processes the first decides whether it is to be run, and keeps its time.
+
+    Args:
+        inputs: What decides the training, as a hash. Asked in the first process alone: it reads base and data.
+    """
+    if not processes.is_first:
+        yield processes.share(False)
+        return
+    with job.stage(f"train/{name}", inputs(), folder) as wanted:
+        yield processes.share(wanted)
+
+
+def train_uniform(job: Job, processes: Processes = ALONE) -> None:
     """Train the ``data_mixture`` baseline: equal shares, or those of ``train.mixture.shares``."""
     assert job.recipe.train is not None
     mixture = job.recipe.train.mixture
-    _train(job, DATA_MIXTURE, mixture.shares if mixture else None)
+    _train(job, DATA_MIXTURE, mixture.shares if mixture else None, processes)
 
 
 def train_optimised(job: Job) -> None:
@@ -95,10 +114,10 @@ def write_mixture(job: Job) -> Mixture:
     return mixture
 
 
-def _train(job: Job, name: str, shares: dict[str, float] | None) -> None:
+def _train(job: Job, name: str, shares: dict[str, float] | None, processes: Processes = ALONE) -> None:
     """Train a mixture of the pool's datasets unless it is there; with no pool here, of all datasets."""
     mixed, folder = _mixed(job), job.run.checkpoint_dir(name)
-    with job.stage(f"train/{name}", _inputs(job, shares), folder) as wanted:
+    with training_stage(job, name, lambda: _inputs(job, shares), folder, processes) as wanted:
         if wanted:
             recipe = job.recipe if name == DATA_MIXTURE else with_shares(job.recipe, shares or {})
             train_mixture(recipe, job.base.path, folder, device=job.device, datasets=mixed, replace=True)

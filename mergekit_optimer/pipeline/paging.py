@@ -1,14 +1,12 @@
-"""Run folder -> report/index.html and the CSVs of its figures, for a run that is finished and for one that is not.
+"""Run folder -> report/index.html, its figures, and report.json of a run that is not finished, which is a part of it.
 
-Nothing but the run folder is read: no recipe file, no model.
+Nothing but the run folder is read: no recipe file, no model; of runs beside it only whether they have gone on.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,23 @@ from pydantic import ValidationError
 from mergekit_optimer.cards import without_secrets
 from mergekit_optimer.errors import RunFolderError
 from mergekit_optimer.files import content_hash, read_json, write_json, write_text
-from mergekit_optimer.page import ANALYSES, PageData, page_gaps, read_analyses, render_page
+from mergekit_optimer.page import PageData, page_gaps, read_analyses, render_page
+from mergekit_optimer.pipeline.current import current_analyses
+from mergekit_optimer.pipeline.missing import missing_commands
 from mergekit_optimer.pipeline.trial_facts import base_value, trial_facts
 from mergekit_optimer.recipe import SearchSection
-from mergekit_optimer.report import ReportData
+from mergekit_optimer.report import ReportData, relative_gains
 from mergekit_optimer.runs import RunDir
 from mergekit_optimer.search import TrialRecord, describe, warm_start_weights
 
+_NO_REPORT = {"finished": False}
+_GONE_ON = "The run has gone on since it was compared: its held-out scores are not those of its winner."
+
 
 def write_page(run: RunDir) -> Path:
-    """Render what the run holds into report/index.html, with the CSV of each figure under report/figures/.
+    """Render what the run holds into report/index.html, with CSV and SVG of each figure under report/figures/.
+
+    Of a run that is not finished, or has gone on since, report.json is written too: what is there, and what is missing.
 
     Returns:
         The path of the page.
@@ -34,9 +39,13 @@ def write_page(run: RunDir) -> Path:
     Raises:
         RunFolderError: A file of the run is damaged.
     """
-    page = render_page(read_page_data(run))
-    for name, text in page.csvs.items():
-        write_text(run.figure_path.parent / f"{name}.csv", text)
+    data = read_page_data(run)
+    page = render_page(data)
+    for suffix, files in ((".csv", page.csvs), (".svg", page.svgs)):
+        for name, text in files.items():
+            write_text(run.figure_path.parent / f"{name}{suffix}", text)
+    if data.report is None:
+        write_json(run.report_path, _unfinished(data, current_analyses(run)[0]))
     write_text(run.page_path, page.html)
     return run.page_path
 
@@ -44,8 +53,8 @@ def write_page(run: RunDir) -> Path:
 def missing_parts(run: RunDir) -> dict[str, str]:
     """What the page has nothing of, in words, and the command that makes it, with the run's place on this machine."""
     data = read_page_data(run)
-    commands = _commands(run.manifest(), data.weights, str(run.root))
-    return {gap.title: gap.command for gap in page_gaps(replace(data, commands=commands))}
+    missing = missing_commands(run.manifest(), data.weights, _n_run(run), str(run.root))
+    return {gap.title: gap.command for gap in page_gaps(replace(data, commands=missing.commands))}
 
 
 def read_report(run: RunDir) -> ReportData | None:
@@ -53,11 +62,11 @@ def read_report(run: RunDir) -> ReportData | None:
 
     A report is the run's while it is of the winner that the run has now.
     """
-    report, _ = _report(run)
-    if report is not None:
-        data = read_json(run.report_path) | {"analysis": read_analysis_files(run)}
-        write_json(run.report_path, data)
-        report = replace(report, analysis=data["analysis"])
+    if _report(run)[0] is None:
+        return None
+    report = ReportData.from_json(read_json(run.report_path))
+    report = replace(report, analysis=read_analysis_files(run), relative_gains=relative_gains(report))
+    write_json(run.report_path, report.to_json())
     return report
 
 
@@ -69,10 +78,8 @@ def read_page_data(run: RunDir) -> PageData:
     records = _records(run, summary)
     winner = summary["winner"] if summary else {"number": None, "weights": {}}
     report, note = _report(run)
-    analyses, left_out = _analyses(run, winner["weights"])
-    notes = [note] if note else []
-    if left_out:
-        notes.append(f"Of an earlier winner, and so not shown: {', '.join(left_out)}.")
+    analyses, left_out = current_analyses(run)
+    missing = missing_commands(manifest, winner["weights"], _n_run(run), _shown(run.root))
     first = spec.rungs[0].n_samples
     return PageData(
         name=manifest["recipe"]["name"],
@@ -85,15 +92,15 @@ def read_page_data(run: RunDir) -> PageData:
         weights=winner["weights"],
         analyses=read_analyses(without_secrets(analyses)),
         stages={name: stage["elapsed_s"] for name, stage in manifest["stages"].items() if stage["inputs"]},
-        commands=without_secrets(_commands(manifest, winner["weights"], _shown(run.root))),
-        note=" ".join(notes),
+        commands=without_secrets(missing.commands),
+        reasons=missing.reasons,
+        note=" ".join(said for said in (note, left_out) if said),
     )
 
 
 def read_analysis_files(run: RunDir) -> dict[str, Any]:
-    """What each analysis that was made holds, by its name."""
-    paths = {name: run.analysis_path(name) for name in ANALYSES}
-    return {name: read_json(path) for name, path in paths.items() if path.exists()}
+    """What each analysis holds that was made and is of what the run holds now, by its name."""
+    return current_analyses(run)[0]
 
 
 def is_compared(run: RunDir) -> bool:
@@ -105,8 +112,7 @@ def is_compared(run: RunDir) -> bool:
     wanted = {"winner", "base_model", *warm_start_weights(sorted(weights), ["singles", "uniform_average", "sum"])}
     if len(weights) > 1:
         wanted |= {"ties", "dare_linear"}
-    current = content_hash([summary.get("scored_with", {}).get("pool"), weights, None])
-    return wanted <= models.keys() and bool(models["winner"]["inputs"] == current)
+    return wanted <= models.keys() and bool(models["winner"]["inputs"] == _winner_inputs(summary))
 
 
 def _records(run: RunDir, summary: dict[str, Any] | None) -> list[TrialRecord]:
@@ -119,69 +125,64 @@ def _records(run: RunDir, summary: dict[str, Any] | None) -> list[TrialRecord]:
 
 
 def _report(run: RunDir) -> tuple[ReportData | None, str]:
-    """The report where it is of the winner that the run has now, and what is to be said where it is not."""
-    if not run.report_path.exists():
-        return None, ""
+    """The report where it is of the winner that the run has now, and what is to be said of a run that has gone on."""
+    content = read_json(run.report_path) if run.report_path.exists() else _NO_REPORT
     try:
-        report = ReportData.from_json(without_secrets(read_json(run.report_path)))
+        report = ReportData.from_json(without_secrets(content)) if content.get("finished", True) else None
     except ValidationError as error:
         raise RunFolderError(
             f"{run.report_path} is damaged ({error.errors()[0]['msg']}); delete it, then `mergekit-optimer report "
             "RECIPE` writes it anew."
         ) from error
-    weights = {vector.name: vector.weight for vector in report.vectors}
-    if not is_compared(run) or weights != read_json(run.winner_path)["winner"]["weights"]:
-        return None, "The run has gone on since it was compared: its held-out scores are not those of its winner."
+    if not is_compared(run):
+        return None, _GONE_ON if _has_scores_of_another_winner(run) else ""
+    summary = read_json(run.winner_path)
+    if report is None or {vector.name: vector.weight for vector in report.vectors} != summary["winner"]["weights"]:
+        return None, ""
+    # A report of before trials were kept cannot tell.
+    if report.trials and len(report.trials) != len(summary["trials"]):
+        return report, (
+            f"The search has gone on since this report was made, from {len(report.trials)} to {len(summary['trials'])} "
+            "trials, and has the same winner; `mergekit-optimer report RECIPE` makes it anew."
+        )
     return report, ""
 
 
-def _analyses(run: RunDir, winner: dict[str, float]) -> tuple[dict[str, Any], list[str]]:
-    """The analyses that are of this winner, and the names of those of another."""
-    found = read_analysis_files(run)
-    weights: dict[str, Callable[[Any], Any]] = {
-        "landscape": lambda data: data.get("winner"),
-        "attribution": lambda data: {name: one.get("weight") for name, one in data.get("vectors", {}).items()},
-        "mixture": lambda data: data.get("weights", winner),
-    }
-    old = [name for name, of in weights.items() if name in found and of(found[name]) != winner]
-    return {name: data for name, data in found.items() if name not in old}, old
+def _has_scores_of_another_winner(run: RunDir) -> bool:
+    """Whether the held-out scores are of a winner that the run had before."""
+    if not (run.winner_path.exists() and run.held_out_path.exists()):
+        return False
+    scored = read_json(run.held_out_path)["models"].get("winner")
+    return scored is not None and scored["inputs"] != _winner_inputs(read_json(run.winner_path))
 
 
-def _commands(manifest: dict[str, Any], weights: dict[str, float], root: str) -> dict[str, str]:
-    """Section -> the command that makes it, for a run that lies at ``root``, as it was called."""
-    words = shlex.split(manifest["command"])
-    # mergekit-optimer VERB RECIPE, then options; --from was for the beginning only.
-    recipe = words[2] if len(words) > 2 else "recipe.yaml"
-    options = list(words[3:])
-    if "--from" in options:
-        at = options.index("--from")
-        del options[at : at + 2]
-    if _shown(Path(root)) != f"runs/{manifest['recipe']['name']}":
-        options += ["--run-dir", root]
+def _winner_inputs(summary: dict[str, Any]) -> str:
+    """What the winner's held-out scores stand on, as they have it."""
+    return content_hash([summary.get("scored_with", {}).get("pool"), summary["winner"]["weights"], None])
 
-    def command(*verb: str, more: tuple[str, ...] = ()) -> str:
-        return shlex.join(["mergekit-optimer", *verb, recipe, *more, *options])
 
-    ranked = sorted(weights, key=lambda name: (-abs(weights[name]), name))[:2]
-    task = sorted(manifest["recipe"]["tasks"])[0]
-    other = f"runs/{manifest['recipe']['name']}-for-{task}"
-    again = shlex.join(["mergekit-optimer", "search", recipe, "--objective", f"{{mean: [{task}]}}", "--from", root])
-    compared = shlex.join(["mergekit-optimer", "compare", recipe, "--set", f"search.objective={{mean: [{task}]}}",
-                           "--run-dir", other])  # fmt: skip
-    if not weights:
-        # Nothing else can be made before there is a winner.
-        return {"search": command("run"), "geometry": command("vectors", "show", more=("--figures",))}
+def _n_run(run: RunDir) -> int | None:
+    """Trials that the study ran itself; None while there is no winner."""
+    n_run: int | None = read_json(run.winner_path).get("n_run") if run.winner_path.exists() else None
+    return n_run
+
+
+def _unfinished(data: PageData, analysis: dict[str, Any]) -> dict[str, Any]:
+    """What report.json holds of a run that has no comparison of its winner: the page's numbers, and what is missing."""
+    winner = None if data.winner is None else {"number": data.winner, "weights": data.weights}
     return {
-        "compare": command("compare"),
-        "geometry": command("vectors", "show", more=("--figures",)),
-        "trajectory": shlex.join(["mergekit-optimer", "run", recipe, "--set", "train.keep_checkpoints=8", "--run-dir",
-                                  f"{root}-kept"]),
-        "landscape": command("search", more=("--slice", ",".join(ranked))),
-        "attribution": command("compare", more=("--attribution",)),
-        "objectives": "\n".join([again, compared, shlex.join(["mergekit-optimer", "objectives", root, other])]),
-        "mixture": command("mixture"),
-        "cost": command("cost"),
-    }  # fmt: skip
+        "finished": False,
+        "name": data.name,
+        "note": data.note,
+        "objective": data.objective,
+        "n_samples": data.n_samples,
+        "base_value": data.base_value,
+        "winner": winner,
+        "trials": [asdict(trial) for trial in data.trials],
+        "stages": data.stages,
+        "analysis": without_secrets(analysis),
+        "missing": {gap.title: gap.command for gap in page_gaps(data)},
+    }
 
 
 def _shown(path: Path) -> str:

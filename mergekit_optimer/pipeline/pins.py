@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from mergekit_optimer import hub
 from mergekit_optimer.errors import HubError
-from mergekit_optimer.files import write_json
 from mergekit_optimer.recipe import Recipe, Section, Source, TextSource
 from mergekit_optimer.runs import RunDir
 
@@ -40,7 +39,8 @@ def pin_recipe(recipe: Recipe, run: RunDir, source_dir: Path | None = None) -> R
     for key, source in _loose_sources(recipe).items():
         pins[key] = _stay(source, known[key]) if key in known else _resolve(source)
     if pins != manifest.get(KEY, {}):
-        write_json(run.manifest_path, run.manifest() | {KEY: pins})
+        with run.changed_manifest() as changed:
+            changed[KEY] = pins
     return apply_pins(recipe, pins)
 
 

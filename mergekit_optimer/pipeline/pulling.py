@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mergekit_optimer import hub
 from mergekit_optimer.errors import VectorError
-from mergekit_optimer.hub import MODEL_FILES, Located, locate
-from mergekit_optimer.recipe import Recipe, is_name
+from mergekit_optimer.hub import MODEL_FILES, Located
+from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.pipeline.vector_sources import can_be_made, make_vectors
+from mergekit_optimer.recipe import is_name
 from mergekit_optimer.vectors import POOL, RECORD, DistributionVector, check_files, load_vector, read_manifest
 
 log = logging.getLogger(__name__)
@@ -79,19 +81,28 @@ def pull_pool(reference: str) -> PulledPool:
     return PulledPool(_pulled(repo, revision) if repo else None, label, places, records)
 
 
-def pull_recipe(recipe: Recipe) -> dict[str, Located]:
-    """Fetch the base and the vectors' sources that a recipe names; "base", then vectors/<name>, in name order.
+def pull_recipe(job: Job) -> dict[str, Located]:
+    """Fetch the base and the vectors that a recipe names, and make those that it names as checkpoint or adapter.
+
+    A vector of a dataset that is not trained yet is left out.
+
+    Returns:
+        "base", then in name order bases/<name>, where a vector has one of its own, and vectors/<name>: the vector's
+        folder, labelled as what it came as or was made from.
 
     Raises:
         HubError: A repository cannot be had.
+        VectorError: A checkpoint or adapter does not fit its base.
     """
-    places = {"base": locate(recipe.base_model, recipe, "model")}
-    for name, spec in recipe.pool.items():
-        source = spec.delta or spec.checkpoint or spec.adapter
-        if source is not None:
-            places[f"vectors/{name}"] = locate(source, recipe, "model")
-        if spec.base is not None:
-            places[f"bases/{name}"] = locate(spec.base, recipe, "model")
+    places = {"base": job.base}
+    made = [name for name in job.recipe.pool if can_be_made(job, name)]
+    make_vectors(job, made)
+    for name, spec in job.recipe.pool.items():
+        own_base = job.own_base(spec)
+        places |= {f"bases/{name}": own_base} if own_base else {}
+        if name in made or spec.delta is not None:
+            source = job.source(name)
+            places[f"vectors/{name}"] = replace(source, path=job.vector(name).path, origin=source.origin or source.path)
     return places
 
 

@@ -12,6 +12,7 @@ from mergekit_optimer.cards import base_models
 from mergekit_optimer.errors import HubError
 from mergekit_optimer.files import read_json
 from mergekit_optimer.pipeline.job import Job
+from mergekit_optimer.pipeline.paging import is_compared
 from mergekit_optimer.pipeline.pushed import Pushed, note_pushed
 from mergekit_optimer.pipeline.reporting import write_card, write_report
 from mergekit_optimer.pipeline.uploads import (
@@ -102,11 +103,14 @@ def push_pool(job: Job, prefix: str | None, pool_repo: str | None, private: bool
     planned = places | {name: _planned(plan) for name, plan in zip(uploads, plans, strict=True)}
     if not accept(plans + hub.plan_push([pool_upload(job, pool_repo, private, planned)], options)):
         return []
-    sent = hub.push(plans, options)
+    sent = hub.send(plans, options)
     for name, pushed in zip(uploads, sent, strict=True):
         places[name] = PoolMember(pushed.repo, pushed.revision)
         note_pushed(job.run, "vectors", name, Pushed(pushed.repo, pushed.revision, job.vector_content(name)))
-    sent += hub.push(hub.plan_push([pool_upload(job, pool_repo, private, places)], options), options)
+    # Vectors that can be seen belong to a pool that can be seen: not before its manifest names them.
+    pool_plans = hub.plan_push([pool_upload(job, pool_repo, private, places)], options)
+    sent += hub.send(pool_plans, options)
+    hub.make_public([*plans, *pool_plans], options)
     _refresh_report(job)
     return [f"{pushed.repo}@{pushed.revision}" for pushed in sent]
 
@@ -190,6 +194,7 @@ def _place(job: Job, name: str) -> PoolMember:
 
 def _refresh_report(job: Job) -> None:
     """Write report and card again, where there are any: they say where each part lies."""
-    if job.run.report_path.exists():
+    # A run that is not finished, or has gone on since, has none of its own.
+    if job.run.report_path.exists() and is_compared(job.run):
         write_report(job)
         write_card(job)

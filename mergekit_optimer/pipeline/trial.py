@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergekit_optimer.errors import NotFiniteError
-from mergekit_optimer.evaluate import Scorer, load_model
+from mergekit_optimer.evaluate import PartScores, Scorer, load_model
 from mergekit_optimer.files import write_text
 from mergekit_optimer.merge import merge_yaml
 from mergekit_optimer.pipeline.job import Job
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MeasuredPart:
+    """What one of several processes gave to a weight vector's score, and the seconds it took."""
+
+    weights: dict[str, float]
+    scores: PartScores
+    merge_s: float
+    score_s: float
 
 
 class MergeAndScorer:
@@ -59,17 +70,65 @@ class MergeAndScorer:
         """
         self._resident, self._scorer  # noqa: B018
 
-    def __call__(self, weights: Mapping[str, float], trial_dir: Path, start: int, stop: int) -> Measured:
-        """Score samples start..stop of every task at these weights; trial_dir gets the merge.yaml of the same merge."""
-        self.write_yaml(trial_dir, weights)
+    def __call__(self, weights: Mapping[str, float], trial_dir: Path | None, start: int, stop: int) -> Measured:
+        """Score samples start..stop of every task at these weights.
+
+        Args:
+            trial_dir: Gets the merge.yaml of the same merge; None where somebody else writes it.
+        """
+        if trial_dir is not None:
+            self.write_yaml(trial_dir, weights)
         self.load()
         started = time.monotonic()
         self._merge(weights)
         merged = time.monotonic()
         scores = self._scorer.score(stop, start=start)
+        self._keep_base(weights, scores, start)
+        return Measured(scores, merged - started, time.monotonic() - merged)
+
+    def score_part(
+        self, weights: Mapping[str, float], trial_dir: Path | None, start: int, stop: int, index: int, count: int
+    ) -> MeasuredPart:
+        """Do part ``index`` of ``count`` of what a call does, so that several processes score one weight vector.
+
+        Args:
+            weights: As in a call.
+            trial_dir: Gets the merge.yaml, from part 0 alone; None where somebody else writes it.
+            start: As in a call.
+            stop: As in a call.
+            index: Which part, from 0; every process holds a whole model.
+            count: How many there are.
+        """
+        if trial_dir is not None and index == 0:
+            self.write_yaml(trial_dir, weights)
+        self.load()
+        started = time.monotonic()
+        self._merge(weights)
+        merged = time.monotonic()
+        scores = self._scorer.score_part(stop, start, index, count)
+        return MeasuredPart(dict(weights), scores, merged - started, time.monotonic() - merged)
+
+    def join_parts(self, start: int, stop: int, parts: Sequence[MeasuredPart]) -> Measured:
+        """Join all parts into what a call would have given, bit for bit; the model is neither merged nor run.
+
+        Returns:
+            Of the seconds, those of the slowest part, which the others wait for.
+
+        Raises:
+            ValueError: A part is missing, there twice, or of other weights or samples.
+        """
+        if any(part.weights != parts[0].weights for part in parts):
+            raise ValueError("the parts of a score must be of the same weights")
+        self.load()
+        started = time.monotonic()
+        scores = self._scorer.join_parts(stop, start, [part.scores for part in parts])
+        self._keep_base(parts[0].weights, scores, start)
+        score_s = max(part.score_s for part in parts) + time.monotonic() - started
+        return Measured(scores, max(part.merge_s for part in parts), score_s)
+
+    def _keep_base(self, weights: Mapping[str, float], scores: dict[str, TaskScores], start: int) -> None:
         if not any(weights.values()) and start == 0:
             self._base = scores
-        return Measured(scores, merged - started, time.monotonic() - merged)
 
     def write_yaml(self, trial_dir: Path, weights: Mapping[str, float]) -> None:
         """Write the trial's merge for mergekit, unless it is there."""

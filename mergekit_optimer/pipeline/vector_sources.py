@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -53,23 +54,27 @@ def check_vector_sources(job: Job) -> None:
     load_pool(job.base.path, deltas)
 
 
-def make_vectors(job: Job) -> None:
+def make_vectors(job: Job, names: Sequence[str] | None = None) -> None:
     """Make the distribution vector of each checkpoint and adapter of the pool; stored deltas are used where they lie.
 
     What was not trained here is made once: other runs link it.
+
+    Args:
+        names: Of which vectors; None for all of the pool.
 
     Raises:
         MergeError: A checkpoint is not trained yet.
         VectorError: A checkpoint or adapter does not fit its base.
     """
     for name, spec in job.recipe.pool.items():
-        if spec.delta is not None:
+        if spec.delta is not None or (names is not None and name not in names):
             continue
         source, base, folder = job.source(name), _base(job, spec), job.run.vector_dir(name)
         if not source.path.exists():
             raise MergeError(f"Dataset '{spec.dataset}' is not trained yet; run `mergekit-optimer train` first.")
         provenance = _provenance(job, spec, source, base)
-        key = vector_key(_fingerprint(spec, source.path), source.path, base.path, spec.dtype)
+        fingerprint, trusts = _fingerprint(spec, source.path), _trusts_base(job, spec)
+        key = vector_key(fingerprint, source.path, base.path, spec.dtype, trusts)
         inputs = content_hash([key, base.label, vars(provenance)])
         with job.stage(f"vectors/{name}", inputs, folder) as wanted:
             if not wanted:
@@ -84,12 +89,33 @@ def make_vectors(job: Job) -> None:
                 log.warning("vector %s: only %.0f %% of it survives storage as %s", name, 100 * applied, job.dtype)
 
 
+def make_missing_vectors(job: Job) -> None:
+    """Make the vectors that are not there and can be: of each checkpoint and adapter but what is not trained yet.
+
+    Where none is missing nothing is read, asked or said.
+
+    Raises:
+        HubError: A checkpoint or adapter cannot be had.
+        VectorError: As ``make_vectors``.
+    """
+    missing = [name for name in job.recipe.pool if not job.run.vector_dir(name).exists()]
+    if names := [name for name in missing if can_be_made(job, name)]:
+        make_vectors(job, names)
+
+
+def can_be_made(job: Job, name: str) -> bool:
+    """Whether a vector is made here (a stored delta is not) and what it is made from is at hand, or can be fetched.
+
+    Raises:
+        HubError: It is elsewhere and cannot be had.
+    """
+    return job.recipe.pool[name].delta is None and job.source(name).path.exists()
+
+
 def _make(job: Job, name: str, source: Path, base: Located, provenance: Provenance) -> DistributionVector:
     spec, folder = job.recipe.pool[name], job.run.vector_dir(name)
-    if spec.adapter is None:
-        return extract_vector(name, source, base.path, folder, base.label, spec.dtype, provenance)
-    trusts = _trusts_base(job, spec)
-    return extract_adapter(name, source, base.path, folder, base.label, spec.dtype, provenance, trusts)
+    extract = extract_adapter if spec.adapter is not None else extract_vector
+    return extract(name, source, base.path, folder, base.label, spec.dtype, provenance, _trusts_base(job, spec))
 
 
 def _fingerprint(spec: VectorSpec, folder: Path) -> str:

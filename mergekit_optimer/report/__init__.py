@@ -11,6 +11,7 @@ from mergekit_optimer.report.data import (
     TrialFacts,
     VectorFacts,
 )
+from mergekit_optimer.report.gains import relative_gains, tasks_of_both
 from mergekit_optimer.report.links import Linked, hub_cell, is_pinned, is_repo, repo_link
 from mergekit_optimer.report.numbers import format_size
 from mergekit_optimer.report.terminal import render_table
@@ -33,7 +34,9 @@ __all__ = [
     "is_pinned",
     "is_repo",
     "primary_score",
+    "relative_gains",
     "render_table",
     "repo_link",
+    "tasks_of_both",
     "verdict_sentence",
 ]

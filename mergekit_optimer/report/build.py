@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from mergekit_optimer.compare import WINNER, Scores, compare
+from mergekit_optimer.compare import BASE, WINNER, BaselineComparison, Scores, compare
 from mergekit_optimer.errors import TaskError
+from mergekit_optimer.recipe import DATA_MIXTURE, OPTIMISED_MIXTURE
 from mergekit_optimer.report.data import (
     BaseModelFacts,
     Part,
@@ -17,6 +18,7 @@ from mergekit_optimer.report.data import (
     TrialFacts,
     VectorFacts,
 )
+from mergekit_optimer.report.gains import relative_gains
 from mergekit_optimer.scores import Score, TaskScores, floored
 
 # A sampler hardly ever proposes a bound itself: the last hundredth of the interval counts as the bound.
@@ -67,7 +69,7 @@ def build_report(
     if WINNER not in dev:
         raise TaskError("The dev scores lack the winner; run the search first.")
     dev = _on_common_samples(dev)
-    return ReportData(
+    report = ReportData(
         name=name,
         seed=seed,
         recipe_hash=recipe_hash,
@@ -96,7 +98,9 @@ def build_report(
         card_path=card_path,
         trials=tuple(sorted(trials, key=lambda trial: trial.number)),
         analysis=dict(sorted((analysis or {}).items())),
+        mixtures=_mixtures(held_out, seed, n_resamples),
     )
+    return replace(report, relative_gains=relative_gains(report))
 
 
 def bound_reached(weight: float, low: float, high: float) -> Literal["low", "high"] | None:
@@ -110,6 +114,14 @@ def bound_reached(weight: float, low: float, high: float) -> Literal["low", "hig
 def primary_score(report: ReportData, part: Part, model: str, task: str) -> Score:
     """The score of a model on a task in the task's primary metric."""
     return report.scores[part][model][task][report.tasks[part][task].metric]
+
+
+def _mixtures(held_out: Scores, seed: int, n_resamples: int) -> BaselineComparison | None:
+    """The mixture at the shares of the weights against the uniform one, by the winner's own paired bootstrap."""
+    if not {DATA_MIXTURE, OPTIMISED_MIXTURE} <= held_out.keys():
+        return None
+    models = {WINNER: held_out[OPTIMISED_MIXTURE], DATA_MIXTURE: held_out[DATA_MIXTURE], BASE: held_out[BASE]}
+    return compare(models, seed=seed, n_resamples=n_resamples).baselines[DATA_MIXTURE]
 
 
 def _on_common_samples(dev: Scores) -> dict[str, dict[str, TaskScores]]:

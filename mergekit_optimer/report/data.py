@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from mergekit_optimer.compare import Comparison
+from mergekit_optimer.compare import BaselineComparison, Comparison
+from mergekit_optimer.errors import RunFolderError
 from mergekit_optimer.scores import Score
 
 Part = Literal["dev", "held_out"]
@@ -180,6 +181,10 @@ class ReportData:
             its owner is to see it.
         model_dir: Merged model, relative to the run folder; ``card_path`` alike. None where not written.
         analysis: Analysis -> what its file under analysis/ holds, for those that were made.
+        relative_gains: Model -> part -> mean gain over the base model, in units of the base's own score on each task,
+            over the tasks that both parts have; for the models that were scored on both.
+        mixtures: ``data_mixture/optimised`` against ``data_mixture``, positive where the first is better; None where
+            one of them is not trained.
     """
 
     name: str
@@ -207,10 +212,22 @@ class ReportData:
     card_path: str | None = None
     trials: tuple[TrialFacts, ...] = ()
     analysis: dict[str, Any] = field(default_factory=dict)
+    relative_gains: dict[str, dict[Part, float]] = field(default_factory=dict)
+    mixtures: BaselineComparison | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"finished": True} | asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ReportData:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            RunFolderError: It is the report of a run that is not finished.
+        """
+        if data.get("finished") is False:
+            raise RunFolderError(
+                f"report.json is of a run that is not finished ({data.get('name')}); `mergekit-optimer report RUN` "
+                "says what it lacks."
+            )
         return TypeAdapter(cls).validate_python(data)

@@ -6,9 +6,8 @@ Base, pool and dev samples must be the same, which the caller checks; only the o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mergekit_optimer.errors import SearchError
@@ -19,9 +18,6 @@ from mergekit_optimer.search.records import TrialRecord
 
 log = logging.getLogger(__name__)
 
-# Writes what a trial's folder holds besides its scores: folder, weights.
-WriteTrial = Callable[[Path, dict[str, float]], None]
-
 
 def adopt_trials(
     study: Any,
@@ -30,14 +26,12 @@ def adopt_trials(
     space: Mapping[str, Any],
     records: list[TrialRecord],
     origin: str,
-    write_trial: WriteTrial | None = None,
 ) -> int:
     """Enter another study's trials as complete ones; those entered before are left alone.
 
     Args:
         space: Vector -> Optuna's distribution of its weight.
         origin: Name of the run that they are from.
-        write_trial: Called for each trial before its scores are written.
 
     Returns:
         How many were entered now.
@@ -63,8 +57,7 @@ def adopt_trials(
             continue
         number = len(study.get_trials(deepcopy=False))
         adopted, judgement = _judged(ledger, spec, replace(record, number=number, origin=label))
-        if write_trial is not None:
-            write_trial(ledger.trial_dir(number), adopted.weights)
+        ledger.write_merge(number, adopted.weights)
         ledger.write(adopted)
         trial = optuna.trial.create_trial(
             values=judgement.values if spec.objective.pareto_tasks else [adopted.values[ledger.first_rung]],
@@ -76,6 +69,7 @@ def adopt_trials(
                 "source": record.source,
                 "is_kept": adopted.kept[ledger.first_rung],
                 "collapsed": adopted.collapsed_by(ledger.first_rung),
+                **ledger.shared_attributes(adopted),
             },
         )
         study.add_trial(trial)

@@ -13,11 +13,11 @@ from typing import Any
 from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
 from mergekit_optimer.recipe import SearchSection
 from mergekit_optimer.search.gradient import Slopes, climb_gradient
-from mergekit_optimer.search.journal import queue_retry
 from mergekit_optimer.search.ledger import Ledger
 from mergekit_optimer.search.objective import needs_base, worth
 from mergekit_optimer.search.proposals import Point, propose, warm_start_weights
 from mergekit_optimer.search.records import WARM_START, TrialRecord
+from mergekit_optimer.search.retry import queue_retry
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,12 @@ class Agenda:
         if weights is not None:
             source = "surrogate" if self._spec.sampler.name == "tpe" else "sampler"
             self._study.enqueue_trial(weights, user_attrs={"source": source})
+
+    def waits_for_base(self, running: list[Any]) -> bool:
+        """Whether the base's trial is on its way and the others, which are measured against it, must wait for it."""
+        if not needs_base(self._spec.objective) or not running:
+            return False
+        return not any(r.is_base and r.stopped is None for r in self._ledger.records())
 
     def _queue_warm_start(self) -> bool:
         trials = self._study.get_trials(deepcopy=False)
@@ -125,7 +131,6 @@ class Agenda:
         return {name: (interval.low + interval.high) / 2 for name, interval in intervals.items()}
 
     def _points(self) -> list[Point]:
-        trials = self._ledger.complete()
         return [
             Point(
                 weights={name: float(trial.params[name]) for name in self._vectors},
@@ -134,7 +139,7 @@ class Agenda:
                 collapsed=bool(trial.user_attrs.get("collapsed")),
                 is_own="origin" not in trial.user_attrs,
             )
-            for trial, record in zip(trials, self._ledger.records(), strict=True)
+            for trial, record in self._ledger.finished()
         ]
 
     def _worth(self, trial: Any, record: TrialRecord) -> float:

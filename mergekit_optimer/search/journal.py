@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mergekit_optimer.errors import SearchError
-from mergekit_optimer.machine import import_apart
+from mergekit_optimer.search.retry import sweep
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
-
-INTERRUPTED = "interrupted"
 
 
 def repair_journal(path: Path) -> None:
@@ -49,106 +49,66 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def open_study(path: Path, name: str, identity: str, tasks: Sequence[str] = ()) -> Any:
-    """Open or make the study in a journal file, repaired and without stale trials.
+class JournalFile:
+    """A study in a file of the run folder, which one process at a time holds: its driver is the only writer."""
 
-    Args:
-        identity: Hash of what decides a score (recipe, pool, tasks); kept in the study.
-        tasks: What is maximised each by itself, for a Pareto front; where there are none, one number is.
+    is_shared = False
 
-    Raises:
-        SearchError: The study was made with another identity.
-    """
-    import_apart("optuna")
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    repair_journal(path)
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    directions = ["maximize"] * max(1, len(tasks))
-    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-    known = study.user_attrs.get("identity")
-    if known is None:
-        study.set_user_attr("identity", identity)
-        if tasks:
-            with warnings.catch_warnings():
-                # Names for optuna-dashboard; nothing is lost where a later version does without.
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names(list(tasks))
-    elif known != identity:
-        raise SearchError(
-            f"{path} belongs to a study of other vectors, tasks or objective. Restore them, or give another --run-dir."
-        )
-    # What was given up in an earlier session gets another chance: memory or a worker may be back.
-    study.set_user_attr("session", study.user_attrs.get("session", 0) + 1)
-    _sweep(study)
-    return study
+    @property
+    def label(self) -> str:
+        return str(self.path)
 
+    def storage(self) -> Any:
+        """Optuna's storage over the repaired file.
 
-def _sweep(study: Any) -> None:
-    """End the trials that a killed process left RUNNING; their weights are tried again."""
-    import optuna
+        Raises:
+            SearchError: Another version of Optuna wrote it.
+        """
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
 
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        give_back(study, trial.number, INTERRUPTED)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        repair_journal(self.path)
+        try:
+            return JournalStorage(JournalFileBackend(str(self.path)))
+        except (AssertionError, KeyError, ValueError) as error:
+            raise SearchError(
+                f"{self.path} cannot be read; another version of Optuna may have written it. Search with the version "
+                "in the run's manifest.json, or in another --run-dir."
+            ) from error
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Nobody else decides here."""
+        yield
 
-def give_back(study: Any, number: int, reason: str, attempt: int | None = None) -> None:
-    """Mark an unfinished trial FAILED with its reason; ``queue_retry`` will try its weights again.
+    def sweep(self, study: Any, at_start: bool = False) -> None:
+        """End what a killed driver left; while this one runs there is no other."""
+        if at_start:
+            sweep(study)
 
-    Args:
-        attempt: Number of the coming attempt; None: as it was (an interruption is nobody's fault).
-    """
-    frozen = study.trials[number]
-    _fail(study, number, {"reason": reason, "next_attempt": attempt or frozen.user_attrs.get("attempt", 1)})
+    def begin(self, trial: Any) -> None:
+        """Nobody else asks whether a trial's driver lives."""
 
+    def end(self, number: int) -> None:
+        """As ``begin``."""
 
-def give_up(study: Any, number: int, reason: str) -> None:
-    """Mark an unfinished trial FAILED for good, as far as this session goes."""
-    _fail(study, number, {"reason": reason, "next_attempt": 1, "given_up_in": study.user_attrs["session"]})
+    def claim(self, what: str) -> bool:  # noqa: ARG002
+        """Whether a piece of work is this driver's to do: all of it is."""
+        return True
 
+    def release(self, what: str) -> None:
+        """As ``claim``."""
 
-def given_up(study: Any) -> int:
-    """How many weight vectors were given up in this session."""
-    session = study.user_attrs["session"]
-    return sum(trial.user_attrs.get("given_up_in") == session for trial in study.get_trials(deepcopy=False))
+    def pause(self) -> None:
+        """There are no others to wait for."""
 
+    def patiently(self, work: Callable[[], Result]) -> Result:
+        """A file is there or is not."""
+        return work()
 
-def last_reason(study: Any) -> str:
-    """Why the last trial that failed did."""
-    reasons = [trial.user_attrs["reason"] for trial in study.trials if "reason" in trial.user_attrs]
-    return str(reasons[-1]) if reasons else "unknown"
-
-
-def _fail(study: Any, number: int, attributes: dict[str, Any]) -> None:
-    import optuna
-
-    trial = optuna.trial.Trial(study, study.trials[number]._trial_id)
-    for key, value in attributes.items():
-        trial.set_user_attr(key, value)
-    study.tell(number, state=optuna.trial.TrialState.FAIL)
-
-
-def queue_retry(study: Any, n_weights: int) -> bool:
-    """Queue the weights of the first trial that was given back and not tried again; False where there is none.
-
-    A trial that died before its weights were drawn needs no retry: the next proposal is the same.
-    """
-    session = study.user_attrs["session"]
-    trials = study.get_trials(deepcopy=False)
-    retried = {trial.user_attrs.get("retry_of") for trial in trials}
-    for trial in trials:
-        attributes = trial.user_attrs
-        if "next_attempt" not in attributes or trial.number in retried or attributes.get("given_up_in") == session:
-            continue
-        # Drawn one by one: a trial killed in between holds only some of its weights.
-        weights = trial.system_attrs.get("fixed_params") or trial.params
-        if len(weights) == n_weights:
-            queued = {"retry_of": trial.number, "attempt": attributes["next_attempt"]}
-            source = {"source": attributes["source"]} if "source" in attributes else {}
-            study.enqueue_trial(weights, user_attrs=queued | source)
-            return True
-    return False
+    def close(self) -> None:
+        """There is nothing to leave."""

@@ -103,18 +103,22 @@ def warm_start_weights(vectors: Sequence[str], starts: Sequence[str]) -> dict[st
     return unique
 
 
-def make_sampler(spec: SamplerSpec, seed: int, n_done: int) -> Any:
+def make_sampler(spec: SamplerSpec, seed: int, n_begun: int, others_run: bool = False) -> Any:
     """Make Optuna's sampler of one proposal; for CMA-ES, whose proposals ``propose`` makes, any will do.
 
-    It is seeded by the study's seed and the number of trials done, so that a study stopped and started again
+    It is seeded by the study's seed and the number of trials begun, so that a study stopped and started again
     proposes what an uninterrupted one would have. Only QMC keeps one seed: its points are a sequence, whose place
     the study holds.
+
+    Args:
+        n_begun: Trials done, and those on their way.
+        others_run: Whether trials are on their way: TPE then takes them for bad ones, so as not to draw them again.
 
     Source: Bergstra et al. 2011 (TPE); Optuna, Akiba et al. 2019, arXiv 1907.10902.
     """
     import optuna
 
-    derived = _derived_seed(seed, n_done)
+    derived = _derived_seed(seed, n_begun)
     match spec.name:
         case "random" | "cmaes":
             return optuna.samplers.RandomSampler(seed=derived)
@@ -131,7 +135,7 @@ def make_sampler(spec: SamplerSpec, seed: int, n_done: int) -> Any:
             return optuna.samplers.TPESampler(
                 seed=derived,
                 multivariate=spec.multivariate,
-                constant_liar=spec.constant_liar,
+                constant_liar=spec.constant_liar or others_run,
                 n_startup_trials=spec.n_startup_trials,
             )
 

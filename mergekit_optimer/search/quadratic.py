@@ -9,7 +9,7 @@ Source: Thompson 1933; the trust region that breathes: TuRBO, Eriksson et al. 20
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,9 @@ import numpy as np
 
 # A long study is fitted through its best points only.
 MAX_POINTS = 200
+# From so many points on the likelihood is summed over coefficients, of which there are fewer than points: the cost of a
+# proposal then grows with the points, not with their cube.
+MANY_POINTS = 80
 # Scales of the prior: slopes, curvature all vectors share, interaction all pairs share, own curvature, own interaction;
 # then noise, and misfit per depth. Coordinates run from -1 to 1 over the box, scores in units of the median depth.
 # The data move each by about SPREAD (in logarithms).
@@ -179,13 +182,33 @@ def _likeliest(features: np.ndarray, groups: np.ndarray, y: np.ndarray, lost: np
     """The variances, square of SCALES, of the highest marginal likelihood times their prior."""
     from scipy.optimize import minimize
 
-    blocks = [features[:, 1:][:, groups == group] for group in range(5)]
-    grams = [block @ block.T for block in blocks]
-    diagonal = np.diag_indices(len(y))
     guess = np.log(SCALES)
+    likelihood = _over_coefficients if len(y) >= MANY_POINTS else _over_points
+    minus_log = likelihood(features, groups, y, lost)
 
     def loss(scales: np.ndarray) -> tuple[float, np.ndarray]:
         variances = np.exp(2 * scales)
+        value, slope = minus_log(variances)
+        pull = (scales - guess) / SPREAD
+        return float(value + pull @ pull / 2), variances * slope + pull / SPREAD
+
+    bounds = list(zip(guess - 3 * SPREAD, guess + 3 * SPREAD, strict=True))
+    end = minimize(loss, guess, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 30})
+    likeliest: np.ndarray = np.exp(2 * end.x)
+    return likeliest
+
+
+# Variances -> minus the log of the marginal likelihood, and twice its slope by each of them.
+_MinusLog = Callable[[np.ndarray], tuple[float, np.ndarray]]
+
+
+def _over_points(features: np.ndarray, groups: np.ndarray, y: np.ndarray, lost: np.ndarray) -> _MinusLog:
+    """By the covariance of the points."""
+    blocks = [features[:, 1:][:, groups == group] for group in range(5)]
+    grams = [block @ block.T for block in blocks]
+    diagonal = np.diag_indices(len(y))
+
+    def minus_log(variances: np.ndarray) -> tuple[float, np.ndarray]:
         covariance = CONSTANT + sum(variance * gram for variance, gram in zip(variances[:5], grams, strict=True))
         covariance[diagonal] += _noise(variances, y, lost)
         factor = np.linalg.cholesky(covariance)
@@ -195,11 +218,30 @@ def _likeliest(features: np.ndarray, groups: np.ndarray, y: np.ndarray, lost: np
         change = inverse - np.outer(fitted, fitted)
         on_diagonal = change[diagonal] * ~lost
         slope = [np.vdot(change, gram) for gram in grams] + [on_diagonal.sum(), on_diagonal @ y**2]
-        pull = (scales - guess) / SPREAD
-        value = y @ fitted / 2 + np.log(factor[diagonal]).sum() + pull @ pull / 2
-        return float(value), variances * np.array(slope) + pull / SPREAD
+        return y @ fitted / 2 + np.log(factor[diagonal]).sum(), np.array(slope)
 
-    bounds = list(zip(guess - 3 * SPREAD, guess + 3 * SPREAD, strict=True))
-    end = minimize(loss, guess, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 30})
-    likeliest: np.ndarray = np.exp(2 * end.x)
-    return likeliest
+    return minus_log
+
+
+def _over_coefficients(features: np.ndarray, groups: np.ndarray, y: np.ndarray, lost: np.ndarray) -> _MinusLog:
+    """The same by the precision of the coefficients (Woodbury's identity)."""
+    members = np.array([groups == group for group in range(5)], dtype=float)
+
+    def minus_log(variances: np.ndarray) -> tuple[float, np.ndarray]:
+        noise = _noise(variances, y, lost)
+        prior = np.concatenate([[CONSTANT], variances[groups]])
+        weighted = features / noise[:, None]
+        gram = features.T @ weighted
+        factor = np.linalg.cholesky(gram + np.diag(1.0 / prior))
+        root = np.linalg.inv(factor)
+        fitted = (y - features @ (root.T @ (root @ (weighted.T @ y)))) / noise
+        half = root @ gram
+        # Diagonals of F^T C^-1 F and of C^-1, for the covariance C = F P F^T + D of the points.
+        of_coefficients = np.diag(gram) - (half**2).sum(0)
+        of_points = 1.0 / noise - ((weighted @ root.T) ** 2).sum(1)
+        on_groups = members @ (of_coefficients - (features.T @ fitted) ** 2)[1:]
+        on_diagonal = (of_points - fitted**2) * ~lost
+        determinant = np.log(noise).sum() / 2 + np.log(prior).sum() / 2 + np.log(np.diag(factor)).sum()
+        return y @ fitted / 2 + determinant, np.array([*on_groups, on_diagonal.sum(), on_diagonal @ y**2])
+
+    return minus_log

@@ -6,15 +6,14 @@ stopped; a model 5 points worse is stopped after 470 samples in the mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from mergekit_optimer.recipe import RACE_FROM
 from mergekit_optimer.scores import TaskScores, collapsed, floored
 from mergekit_optimer.search.ledger import Ledger
-from mergekit_optimer.search.records import Measured, MergeAndScore, append_scores, head
+from mergekit_optimer.search.records import Measured, append_scores, head
 
 CHUNK = 50
 # Standard errors that the paired difference must lie below 0.
@@ -38,14 +37,17 @@ class Lap:
     estimate: float | None = None
 
 
-def score_in_chunks(
-    score: MergeAndScore,
-    ledger: Ledger,
-    weights: Mapping[str, float],
-    trial_dir: Path,
-    may_lose: bool,
-    may_collapse: bool,
-) -> Lap:
+# Yields the samples to be scored next as (start, stop), is sent what was measured, and returns the whole.
+Laps = Generator[tuple[int, int], Measured, Lap]
+
+
+def score_whole(n_samples: int) -> Laps:
+    """Score a trial in one go."""
+    measured = yield 0, n_samples
+    return Lap(measured, n_samples)
+
+
+def score_in_chunks(ledger: Ledger, may_lose: bool, may_collapse: bool) -> Laps:
     """Score a trial chunk by chunk until it is clearly worse than the incumbent, has collapsed, or is through.
 
     Args:
@@ -56,7 +58,7 @@ def score_in_chunks(
     so_far = Measured({}, 0.0, 0.0)
     while True:
         start, stop = stop, min(stop + CHUNK, n_samples)
-        chunk = score(weights, trial_dir, start, stop)
+        chunk = yield start, stop
         scores = append_scores(so_far.scores, chunk.scores) if start else chunk.scores
         so_far = Measured(scores, so_far.merge_s + chunk.merge_s, so_far.score_s + chunk.score_s)
         if stop == n_samples or not chunk.scores:

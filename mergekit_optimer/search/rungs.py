@@ -11,27 +11,28 @@ from mergekit_optimer.scores import TaskScores, collapsed, floored
 from mergekit_optimer.search.ledger import Ledger
 from mergekit_optimer.search.objective import needs_base
 from mergekit_optimer.search.pareto import best_first
-from mergekit_optimer.search.records import Measured, MergeAndScore, TrialRecord, append_scores, head
+from mergekit_optimer.search.places import StudyPlace
+from mergekit_optimer.search.records import Measured, TrialRecord, append_scores, head
+from mergekit_optimer.search.workers import MAX_ATTEMPTS, Request, Workers, is_final
 
 log = logging.getLogger(__name__)
 
 
-def climb(spec: SearchSection, ledger: Ledger, score: MergeAndScore) -> TrialRecord:
+def climb(spec: SearchSection, ledger: Ledger, workers: Workers, place: StudyPlace) -> TrialRecord:
     """Score the best of each rung on the next one's samples; return the best of the last.
 
     Raises:
         SearchError: No trial was kept.
+        InfrastructureError: A trial could not be scored, however often it was tried.
     """
     contenders = field = _kept_at(spec.rungs[0].n_samples, ledger.records())
     for below, rung in zip(spec.rungs, spec.rungs[1:], strict=False):
         # By the rung below, also for a trial that climbed before: a restart must pick the same ones.
-        best = _best_first(spec, contenders, below.n_samples, field)[: rung.top]
+        best = [one.number for one in _best_first(spec, contenders, below.n_samples, field)[: rung.top]]
         if needs_base(spec.objective):
-            _extend(ledger, score, ledger.base(), rung.n_samples)
-        # Read anew: the base may be among the best and has just been extended.
-        now = {record.number: record for record in ledger.records()}
-        contenders = [_extend(ledger, score, now[record.number], rung.n_samples) for record in best]
-        contenders = _kept_at(rung.n_samples, contenders)
+            _extend_all(ledger, workers, place, [ledger.base().number], rung.n_samples)
+        _extend_all(ledger, workers, place, best, rung.n_samples)
+        contenders = _kept_at(rung.n_samples, [ledger.record(number) for number in best])
         for record in _best_first(spec, contenders, rung.n_samples, field):
             value = record.values[rung.n_samples]
             log.info("rung of %d samples: trial #%d  dev %.4f", rung.n_samples, record.number, value)
@@ -52,14 +53,58 @@ def rank(spec: SearchSection, records: list[TrialRecord]) -> TrialRecord:
     return _best_first(spec, contenders, reached, field)[0]
 
 
-def _extend(ledger: Ledger, score: MergeAndScore, record: TrialRecord, n_samples: int) -> TrialRecord:
-    """Score the samples a trial has not seen yet; a trial that got this far before is left alone."""
-    if n_samples in record.values:
-        return record
-    measured = Measured({}, 0.0, 0.0)
-    # A trial of another study may have the samples already, and only the judgement of this one is missing.
-    if record.n_samples < n_samples:
-        measured = score(record.weights, ledger.trial_dir(record.number), record.n_samples, n_samples)
+def _extend_all(ledger: Ledger, workers: Workers, place: StudyPlace, numbers: list[int], n_samples: int) -> None:
+    """Bring trials to a rung, side by side: neither who scores one nor which ends first changes anything.
+
+    A trial that got this far before is left alone; of several drivers, the one that claims it scores it.
+    """
+    flying: dict[int, str] = {}
+    attempts = dict.fromkeys(numbers, 0)
+    try:
+        while waiting := _not_yet(ledger, numbers, n_samples):
+            for number in waiting:
+                claim = f"rung/{n_samples}/{number}"
+                if number in flying or len(flying) == workers.n_places or not place.claim(claim):
+                    continue
+                is_reached, record = not _not_yet(ledger, [number], n_samples), ledger.record(number)
+                if is_reached:
+                    place.release(claim)
+                elif record.n_samples >= n_samples:
+                    # A trial of another study may have the samples, and only the judgement of this one is missing.
+                    _write_longer(ledger, record, Measured({}, 0.0, 0.0), n_samples)
+                    place.release(claim)
+                else:
+                    flying[number] = claim
+                    asked = Request(record.weights, ledger.trial_dir(number), record.n_samples, n_samples)
+                    workers.submit(number, asked)
+            if not flying:
+                place.pause()
+                continue
+            ended = workers.wait()
+            if ended is None:
+                continue
+            number, outcome = ended
+            attempts[number] += 1
+            if not isinstance(outcome, BaseException):
+                _write_longer(ledger, ledger.record(number), outcome, n_samples)
+            elif is_final(outcome) or attempts[number] == MAX_ATTEMPTS:
+                raise outcome
+            else:
+                log.warning("trial #%d: %s: %s; it is tried again", number, type(outcome).__name__, outcome)
+            place.release(flying.pop(number))
+    finally:
+        for claim in flying.values():
+            place.release(claim)
+
+
+def _not_yet(ledger: Ledger, numbers: list[int], n_samples: int) -> list[int]:
+    """Those that nobody has brought to a rung."""
+    ledger.refresh()
+    return [number for number in numbers if n_samples not in ledger.record(number).values]
+
+
+def _write_longer(ledger: Ledger, record: TrialRecord, measured: Measured, n_samples: int) -> None:
+    """Write a trial with the samples that it had not seen yet."""
     whole = append_scores(record.scores, measured.scores)
     fallen = [task for task in collapsed(head(whole, n_samples)) if task not in record.collapsed]
     # The samples of the rungs below stay: the trials that were measured against them must find them again.
@@ -78,7 +123,7 @@ def _extend(ledger: Ledger, score: MergeAndScore, record: TrialRecord, n_samples
     values, kept = record.values | {n_samples: judgement.value}, record.kept | {n_samples: is_kept}
     longer = replace(longer, values=values, kept=kept)
     ledger.write(longer)
-    return longer
+    ledger.share_longer(longer)
 
 
 def _finite(task: TaskScores, has_collapsed: bool) -> TaskScores:

@@ -108,7 +108,10 @@ def run_training(
         working.enter(training.name, inputs)
     # The two options that decide how much memory it takes.
     size = " and ".join(f"{key} {training.options[key]}" for key in ("per_device_train_batch_size", "max_length"))
-    with quiet_bars(), memory_named(f"training '{training.name}' on {training.device} with {size}"):
+    with (
+        quiet_bars(config.process_index == 0),
+        memory_named(f"training '{training.name}' on {training.device} with {size}"),
+    ):
         session = _train(training, tokenizer, base_dir, config, working)
     record = TrainingRecord(
         name=training.name,

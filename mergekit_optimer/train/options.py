@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +68,18 @@ def check_options(name: str, options: dict[str, Any]) -> None:
     """Check what needs no TRL, which takes seconds to import.
 
     Raises:
-        TrainError: No such device, or packing would lose tokens.
+        TrainError: No such device, more processes than devices, or packing would lose tokens.
     """
     import torch
 
     if not options.get("use_cpu") and not torch.cuda.is_available():
         raise TrainError(f"Dataset '{name}': there is no CUDA device on this machine; train with --device cpu.")
+    n_started, n_devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if not options.get("use_cpu") and n_started > max(n_devices, 1):
+        raise TrainError(
+            f"Dataset '{name}': {n_started} processes were started on a machine with {n_devices} CUDA devices; start "
+            f"{n_devices} with --nproc-per-node."
+        )
     if options["packing_strategy"] not in LOSSLESS_PACKING:
         raise TrainError(
             f"Dataset '{name}': packing_strategy '{options['packing_strategy']}' loses tokens of long documents; "

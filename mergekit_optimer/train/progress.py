@@ -60,6 +60,8 @@ def progress_callback(name: str, working: WorkingFolder, elapsed_before_s: float
             return _without_last_save(state, control)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            # Each process writes a file of its own into the checkpoint.
+            args.distributed_state.wait_for_everyone()
             if state.is_world_process_zero:
                 working.mark_whole(state.global_step, elapsed_before_s + time.monotonic() - self.started)
 
@@ -74,12 +76,12 @@ def _without_last_save(state: Any, control: Any) -> Any:
 
 
 @contextmanager
-def quiet_bars() -> Iterator[None]:
-    """Show the libraries' progress bars on a terminal only."""
+def quiet_bars(is_first: bool) -> Iterator[None]:
+    """Show the libraries' progress bars on a terminal only, and there those of the first process."""
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and is_first:
         yield
         return
     datasets_shown = not datasets.are_progress_bars_disabled()

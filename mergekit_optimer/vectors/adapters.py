@@ -81,7 +81,7 @@ def extract_adapter(
     with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f"{TEMPORARY}{name}.") as work:
         merged_dir = Path(work) / "merged"
         _merge(f"Adapter '{name}'", adapter_dir, base_dir, merged_dir, base_label, trust_remote_code)
-        return extract_vector(name, merged_dir, base_dir, out_dir, base_label, dtype, provenance)
+        return extract_vector(name, merged_dir, base_dir, out_dir, base_label, dtype, provenance, trust_remote_code)
 
 
 def _merge(what: str, adapter_dir: Path, base_dir: Path, target: Path, label: str, trust_remote_code: bool) -> None:
@@ -96,7 +96,7 @@ def _merge(what: str, adapter_dir: Path, base_dir: Path, target: Path, label: st
         wanted = _logits(adapted, probe)
         adapted.merge_and_unload(safe_merge=True).save_pretrained(target)
         del model, adapted
-        copy_model_files(base_dir, target)
+        copy_model_files(base_dir, target, trust_remote_code)
         _check_names(what, target, base_dir, label)
         found = _logits(_load(target, trust_remote_code), probe)
     error, moved = float((found - wanted).norm()), float((wanted - plain).norm())

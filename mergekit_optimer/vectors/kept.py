@@ -27,15 +27,16 @@ from mergekit_optimer.vectors.vector import TRAINING_RECORD, model_files
 log = logging.getLogger(__name__)
 
 
-def vector_key(source: str, source_dir: Path, base_dir: Path, dtype: str) -> str:
+def vector_key(source: str, source_dir: Path, base_dir: Path, dtype: str, with_code: bool = False) -> str:
     """What a vector is made from, as a hash: all that its files and its record's facts depend on.
 
     Args:
         source: Fingerprint of the checkpoint (with its tokenizer's) or adapter.
         source_dir: Its folder, for the training record that it may have.
+        with_code: Whether code shipped with the base goes along.
     """
     training = source_dir / TRAINING_RECORD
-    copied = {file.name: file_sha256(file) for file in model_files(base_dir)}
+    copied = {file.name: file_sha256(file) for file in model_files(base_dir, with_code)}
     trained = file_sha256(training) if training.exists() else None
     return content_hash([FORMAT_VERSION, source, model_fingerprint(base_dir), copied, dtype, trained])
 

@@ -37,6 +37,7 @@ TRAINING_RECORD = "training_record.json"
 WELL_APPLIED = 0.9
 _COPIED = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab.json",
            "merges.txt", "*.model", "chat_template.jinja", "added_tokens.json")  # fmt: skip
+_CODE = ("*.py",)
 
 
 def extract_vector(
@@ -47,6 +48,7 @@ def extract_vector(
     base_label: str,
     dtype: str = "float32",
     provenance: Provenance = NOT_KNOWN,
+    trust_remote_code: bool = False,
 ) -> DistributionVector:
     """Subtract a base from a CPT checkpoint and write the vector's folder, tensor by tensor.
 
@@ -55,6 +57,8 @@ def extract_vector(
     Args:
         dtype: Storage dtype of the delta. The difference itself is taken in float32.
         provenance: Where base, dataset and checkpoint can be had.
+        trust_remote_code: Whether code shipped with the base may run, and so is copied too: without it mergekit cannot
+            read the folder's configuration.
 
     Raises:
         VectorError: Tensor names, shapes or tokenizers differ, or a value is not finite.
@@ -76,7 +80,7 @@ def extract_vector(
                 yield tensor_name, tau
 
         write_tensors(deltas(), {name: base.shape(name) for name in base.names}, dtype, work)
-        copy_model_files(base_dir, work)
+        copy_model_files(base_dir, work, trust_remote_code)
         record = checkpoint_dir / TRAINING_RECORD
         vector = DistributionVector(
             name=name,
@@ -179,14 +183,15 @@ def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
     )
 
 
-def model_files(folder: Path) -> list[Path]:
-    """Configuration and tokenizer files of a model folder, sorted."""
-    return sorted({file for pattern in _COPIED for file in folder.glob(pattern) if file.is_file()})
+def model_files(folder: Path, with_code: bool = False) -> list[Path]:
+    """Configuration and tokenizer files of a model folder, and the code beside them where it is trusted, sorted."""
+    patterns = (*_COPIED, *(_CODE if with_code else ()))
+    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
 
 
-def copy_model_files(source: Path, target: Path) -> None:
-    """Copy configuration and tokenizer, so that a folder of tensors passes as a model."""
-    for file in model_files(source):
+def copy_model_files(source: Path, target: Path, with_code: bool = False) -> None:
+    """Copy what ``model_files`` lists, so that a folder of tensors passes as a model."""
+    for file in model_files(source, with_code):
         shutil.copyfile(file, target / file.name)
 
 

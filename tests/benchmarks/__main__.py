@@ -24,6 +24,8 @@ ROWS = {
     "memory": ("memory", "measure"),
     "trials": ("trials", "measure"),
     "race": ("race", "measure"),
+    "workers": ("scale", "measure_workers"),
+    "driver": ("scale", "measure_driver"),
 }
 
 

@@ -17,7 +17,7 @@ from mergekit_optimer.pipeline.stages import dev_tasks
 from mergekit_optimer.recipe import Recipe, Rung, load_recipe
 from mergekit_optimer.runs import RunDir, open_run
 from mergekit_optimer.scores import MetricSamples, TaskScores
-from mergekit_optimer.search import Measured, Search, SearchResult
+from mergekit_optimer.search import InProcess, Measured, Search, SearchResult
 from mergekit_optimer.search.records import append_scores
 
 from .figures import Figure
@@ -105,7 +105,7 @@ def _study(recipe: Recipe, job: Job, score: Remembered, seed: int, race: bool, f
     search = recipe.search.model_copy(update={"race": race})
     study = recipe.model_copy(update={"seed": seed, "search": search})
     folder.mkdir()
-    return Search(study, RunDir(folder), job.pool.names, "race", score).run()
+    return Search(study, RunDir(folder), job.pool.names, "race", InProcess(score)).run()
 
 
 def _samples_until(result: SearchResult, target: float) -> int:

@@ -32,7 +32,7 @@ from mergekit_optimer.recipe import Recipe, load_recipe
 from mergekit_optimer.resources import recipes_dir
 from mergekit_optimer.runs import RunDir, open_run
 from mergekit_optimer.scores import TaskScores
-from mergekit_optimer.search import Measured, Search, judge
+from mergekit_optimer.search import InProcess, Measured, Search, judge
 
 # Short texts, so that a trial takes a fraction of a second; what is counted is trials.
 N_SAMPLES, MAX_TOKENS = 25, 48
@@ -140,7 +140,7 @@ class Study:
     def run(self, recipe: Recipe, folder: Path) -> None:
         """Run the study until it reaches the target or its end."""
         with suppress(Reached):
-            Search(recipe, RunDir(folder), self.pool.names, "samplers", self.score, slopes=self.slopes).run()
+            Search(recipe, RunDir(folder), self.pool.names, "samplers", InProcess(self.score), slopes=self.slopes).run()
 
     def score(self, weights: Mapping[str, float], _trial_dir: Path, _start: int, _stop: int) -> Measured:
         if self.values and max(self.values) >= self.target:

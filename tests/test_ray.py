@@ -1,0 +1,132 @@
+"""Workers on a Ray cluster: the same scores, a dead actor replaced, nothing left behind. Skipped where Ray is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bowl import Bowl, trail
+from bowl import make as make_alone
+from crew_bowl import Made, make
+from test_workers import by_weights, is_gone, pids, wait_until
+
+from mergekit_optimer.errors import WorkerError
+from mergekit_optimer.search import SearchResult
+from mergekit_optimer.workers import Crew, RayActors
+
+ray = pytest.importorskip("ray", reason="Ray (extra: ray) is not installed")
+
+RUNGS = [{"n_samples": 20}, {"n_samples": 60, "top": 3}]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A cluster of two CPUs on this machine, which only who knows its token may use."""
+    port, home = 26_379 + os.getpid() % 1000, Path(f"/tmp/ray-{os.getpid()}")
+    # The actors import what they are made of.
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=2"]
+    options = [
+        "--include-dashboard=false",
+        "--object-store-memory=83886080",
+        f"--temp-dir={home}",
+        "--disable-usage-stats",
+    ]
+    begun = subprocess.run([*start, *options], capture_output=True, text=True, check=False, env=environment)
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        ray.shutdown()
+        stop = [sys.executable, "-m", "ray.scripts.scripts", "stop", "--force"]
+        subprocess.run(stop, capture_output=True, check=False)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def run(
+    tmp_path: Path, cluster: str, search: dict[str, Any], in_flight: int | None = None, **options: Any
+) -> SearchResult:
+    folder = tmp_path / "workers"
+    folder.mkdir(parents=True)
+    RayActors.connect(cluster, 2, 0)
+    actors = RayActors(Made({"folder": folder} | options), 2, 0, {"OMP_WAIT_POLICY": "passive"})
+    workers = Crew(actors, "theirs", in_flight=in_flight, timeout_s=options.get("timeout_s", 60.0))
+    try:
+        workers.load()
+        return make(tmp_path, workers, **search).run()
+    finally:
+        workers.close()
+
+
+def test_actors_score_as_one_process_does(tmp_path: Path, cluster: str) -> None:
+    search = {"n_trials": 14, "rungs": RUNGS}
+    alone = make_alone(tmp_path / "alone", Bowl(), **search).run()
+    shared = run(tmp_path / "shared", cluster, search, in_flight=1)
+    assert trail(shared.trials) == trail(alone.trials)
+    assert shared.winner.scores == alone.winner.scores
+    two = run(tmp_path / "two", cluster, search)
+    one, other = by_weights(alone.trials), by_weights(two.trials)
+    common = one.keys() & other.keys()
+    assert len(common) >= 6
+    assert {w: one[w]["dev"].head(20) for w in common} == {w: other[w]["dev"].head(20) for w in common}
+    assert len(pids(tmp_path / "two/workers")) == 2
+
+
+@pytest.mark.parametrize("spoil", ["die", "memory"])
+def test_an_actor_that_fails_costs_one_try(tmp_path: Path, cluster: str, spoil: str) -> None:
+    result = run(tmp_path, cluster, {"n_trials": 10, "rungs": RUNGS}, spoil=spoil)
+    assert (len(result.trials), result.n_failed) == (10, 0)
+    wait_until(lambda: all(map(is_gone, pids(tmp_path / "workers"))))
+
+
+def test_what_an_actor_cannot_load_is_its_own_sentence(tmp_path: Path, cluster: str) -> None:
+    with pytest.raises(WorkerError, match=r"Worker \d: Vector 'ja' is not on this machine"):
+        run(tmp_path, cluster, {"n_trials": 4}, spoil="load")
+
+
+def test_more_workers_than_the_cluster_has_are_refused(cluster: str) -> None:
+    with pytest.raises(
+        WorkerError, match=r"3 workers of 1 CPU want more than the 2 of the Ray cluster; give --workers 2"
+    ):
+        RayActors.connect(cluster, 3, 0)
+    with pytest.raises(WorkerError, match=r"1 workers of 1 GPU want more than the 0 of the Ray cluster"):
+        RayActors.connect(cluster, 1, 1)
+
+
+DRIVER = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from crew_bowl import Made, make
+from mergekit_optimer.workers import Crew, RayActors
+folder = Path({path!r})
+RayActors.connect({cluster!r}, 2, 0)
+workers = Crew(RayActors(Made({{"folder": folder / "workers", "delay_s": 0.5}}), 2, 0, {{}}), "theirs")
+workers.load()
+make(folder, workers, n_trials=12).run()
+"""
+
+
+def test_no_actor_outlives_a_killed_driver_and_the_study_goes_on(tmp_path: Path, cluster: str) -> None:
+    (tmp_path / "workers").mkdir()
+    script = DRIVER.format(tests=str(Path(__file__).parent), path=str(tmp_path), cluster=cluster)
+    driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not any((tmp_path / "run/trials").glob("*/scores.json")):
+        assert driver.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    workers = pids(tmp_path / "workers")
+    wait_until(lambda: all(map(is_gone, workers)))
+    shutil.rmtree(tmp_path / "workers")
+    result = run(tmp_path, cluster, {"n_trials": 12})
+    assert (len(result.trials), result.n_failed) == (12, 0)
