@@ -11,11 +11,13 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 PASSWORD = "hunter2-not-to-be-seen"
+# Where the user postgres may go, and a socket's path is short enough.
+_PLACE = Path("/tmp")
 
 
 def missing() -> str | None:
@@ -110,8 +112,8 @@ def running() -> Iterator[Server]:
     """A server for as long as the block."""
     programs = server_programs()
     assert programs is not None
-    # Where the user postgres may go, and a socket's path is short enough.
-    folder = Path(tempfile.mkdtemp(prefix="study-postgres-", dir="/tmp"))
+    _sweep(programs)
+    folder = Path(tempfile.mkdtemp(prefix=f"study-postgres-{os.getpid()}-", dir=_PLACE))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -124,3 +126,14 @@ def running() -> Iterator[Server]:
         if server.is_running:
             server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(programs: Path) -> None:
+    """End what killed tests left running."""
+    for folder in _PLACE.glob("study-postgres-*-*"):
+        is_ours = os.access(folder, os.W_OK | os.X_OK)
+        if is_ours and not Path("/proc", folder.name.split("-")[2]).exists():
+            with suppress(AssertionError):
+                # Of a machine that was started anew only the files are left.
+                Server(programs, folder, 0).stop()
+            shutil.rmtree(folder, ignore_errors=True)

@@ -37,6 +37,7 @@ class Agenda:
         self._study, self._ledger, self._spec = study, ledger, spec
         self._vectors, self._seed, self._slopes = vectors, seed, slopes
         self._warm_starts = self._warm_starts_inside()
+        self._known: dict[int, Point] = {}
 
     def queue_next(self, n_done: int) -> None:
         """Queue what comes before the sampler's own proposal; nothing where the sampler proposes."""
@@ -131,16 +132,17 @@ class Agenda:
         return {name: (interval.low + interval.high) / 2 for name, interval in intervals.items()}
 
     def _points(self) -> list[Point]:
-        return [
-            Point(
-                weights={name: float(trial.params[name]) for name in self._vectors},
-                value=self._worth(trial, record),
-                source=trial.user_attrs.get("source", "sampler"),
-                collapsed=bool(trial.user_attrs.get("collapsed")),
-                is_own="origin" not in trial.user_attrs,
-            )
-            for trial, record in self._ledger.finished()
-        ]
+        for trial, record in self._ledger.finished():
+            if trial.number not in self._known:
+                # What a finished trial is to a proposal changes no more.
+                self._known[trial.number] = Point(
+                    weights={name: float(trial.params[name]) for name in self._vectors},
+                    value=self._worth(trial, record),
+                    source=trial.user_attrs.get("source", "sampler"),
+                    collapsed=bool(trial.user_attrs.get("collapsed")),
+                    is_own="origin" not in trial.user_attrs,
+                )
+        return [self._known[number] for number in sorted(self._known)]
 
     def _worth(self, trial: Any, record: TrialRecord) -> float:
         # Not the trial's own: that of a Pareto front has several values.
