@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,11 +16,17 @@ import pytest
 from bowl import Bowl, trail
 from bowl import make as make_alone
 from crew_bowl import Made, make
+from scale_runs import recipe_of, scores, unsearched
+from test_pipeline import call
 from test_workers import by_weights, is_gone, pids, wait_until
 
 from mergekit_optimer.errors import WorkerError
+from mergekit_optimer.runs import RunDir
 from mergekit_optimer.search import SearchResult
+from mergekit_optimer.vectors import file_sha256
 from mergekit_optimer.workers import Crew, RayActors
+
+pytest_plugins = ["scale_fixtures"]
 
 ray = pytest.importorskip("ray", reason="Ray (extra: ray) is not installed")
 
@@ -92,9 +99,7 @@ def test_what_an_actor_cannot_load_is_its_own_sentence(tmp_path: Path, cluster: 
 
 
 def test_more_workers_than_the_cluster_has_are_refused(cluster: str) -> None:
-    with pytest.raises(
-        WorkerError, match=r"3 workers of 1 CPU want more than the 2 of the Ray cluster; give --workers 2"
-    ):
+    with pytest.raises(WorkerError, match=r"3 workers of 1 CPU want more than the 2 of .* give --workers 2"):
         RayActors.connect(cluster, 3, 0)
     with pytest.raises(WorkerError, match=r"1 workers of 1 GPU want more than the 0 of the Ray cluster"):
         RayActors.connect(cluster, 1, 1)
@@ -130,3 +135,30 @@ def test_no_actor_outlives_a_killed_driver_and_the_study_goes_on(tmp_path: Path,
     shutil.rmtree(tmp_path / "workers")
     result = run(tmp_path, cluster, {"n_trials": 12})
     assert (len(result.trials), result.n_failed) == (12, 0)
+
+
+def test_a_real_search_over_actors_gives_the_bits_of_one_process(searched: Path, tmp_path: Path, cluster: str) -> None:
+    found = unsearched(searched, tmp_path / "ray")
+    words = ["--run-dir", found, "--device", "cpu", "--ray", cluster, "--workers", "2", "--in-flight", "1"]
+    handler = signal.getsignal(signal.SIGTERM)
+    done = call("search", recipe_of(searched), *words)
+    assert done.exit_code == 0, done.output
+    assert scores(found) == scores(searched)
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_an_actor_whose_files_are_not_the_drivers_is_told_apart(searched: Path, tmp_path: Path) -> None:
+    from mergekit_optimer.pipeline import Job
+    from mergekit_optimer.pipeline.driving import SentJob
+    from mergekit_optimer.recipe import load_recipe
+
+    recipe = load_recipe(recipe_of(searched))
+    sent = SentJob(recipe, searched, "cpu", [], checks_files=True)
+    copy, other = (unsearched(searched, tmp_path / name) for name in ("copy", "other"))
+    weights, record = other / "vectors/ja/model.safetensors", other / "vectors/ja/distribution_vector.json"
+    before, content = file_sha256(weights), bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    record.write_text(record.read_text().replace(before, file_sha256(weights)))
+    mine, same, strange = (sent.identity(Job(recipe, RunDir(run), "cpu")) for run in (searched, copy, other))
+    assert (same, strange == mine) == (mine, False)

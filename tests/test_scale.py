@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,54 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_micro_recipe
+from scale_runs import recipe_of, scores, unsearched
 from test_pipeline import call
 
 from mergekit_optimer.files import read_json
 from mergekit_optimer.runs import RunDir
 
+pytest_plugins = ["scale_fixtures"]
+
 COMMAND = [sys.executable, "-c", "from mergekit_optimer.cli import main; main()"]
-STUDY = ("study.journal", "trials", "best")
 N_CORES = len(os.sched_getaffinity(0))
 
 
-@pytest.fixture(scope="module")
-def alone(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose study was made by one process."""
-    folder = tmp_path_factory.mktemp("scale")
-    recipe = write_micro_recipe(folder / "study", base_dir)
-    for verb in (("train",), ("vectors", "extract"), ("search",)):
-        done = call(
-            *verb, recipe, "--run-dir", folder / "alone", *([] if verb[0] == "vectors" else ["--device", "cpu"])
-        )
-        assert done.exit_code == 0, done.output
-    return folder / "alone"
-
-
-def unsearched(alone: Path, to: Path) -> Path:
-    """A copy of the run without its study."""
-    shutil.copytree(alone, to, ignore=shutil.ignore_patterns(*STUDY))
-    return to
-
-
-def recipe_of(alone: Path) -> Path:
-    return alone.parent / "study/recipe.yaml"
-
-
-def scores(run: Path) -> dict[str, Any]:
-    """Weights -> what was measured, without the seconds."""
-    found = {}
-    for path in sorted((run / "trials").glob("*/scores.json")):
-        record = read_json(path)
-        found[json.dumps(record["weights"], sort_keys=True)] = record["tasks"]
-    return found
-
-
-def test_two_workers_score_as_one_process_does_bit_for_bit(alone: Path, tmp_path: Path) -> None:
-    run = unsearched(alone, tmp_path / "two")
-    done = call("search", recipe_of(alone), "--run-dir", run, "--device", "cpu", "--workers", "2")
+def test_two_workers_score_as_one_process_does_bit_for_bit(searched: Path, tmp_path: Path) -> None:
+    run = unsearched(searched, tmp_path / "two")
+    done = call("search", recipe_of(searched), "--run-dir", run, "--device", "cpu", "--workers", "2")
     assert done.exit_code == 0, done.output
-    one, two = scores(alone), scores(run)
+    one, two = scores(searched), scores(run)
     shared = one.keys() & two.keys()
     assert len(shared) >= 4
     for weights in shared:
@@ -71,17 +38,27 @@ def test_two_workers_score_as_one_process_does_bit_for_bit(alone: Path, tmp_path
     assert len(yamls) == 6
 
 
-def test_two_workers_that_share_each_trial_search_as_one_process_does(alone: Path, tmp_path: Path) -> None:
-    run = unsearched(alone, tmp_path / "shared")
+def test_two_workers_that_share_each_trial_search_as_one_process_does(searched: Path, tmp_path: Path) -> None:
+    run = unsearched(searched, tmp_path / "shared")
     done = call(
-        "search", recipe_of(alone), "--run-dir", run, "--device", "cpu", "--workers", "2", "--in-flight", "1", "--json"
+        "search",
+        recipe_of(searched),
+        "--run-dir",
+        run,
+        "--device",
+        "cpu",
+        "--workers",
+        "2",
+        "--in-flight",
+        "1",
+        "--json",
     )
     assert done.exit_code == 0, done.output
-    assert scores(run) == scores(alone)
+    assert scores(run) == scores(searched)
     for part in ("winner.json", "merge.yaml"):
-        assert _without_times(run / "best" / part) == _without_times(alone / "best" / part)
+        assert _without_times(run / "best" / part) == _without_times(searched / "best" / part)
     model = "best/model/model.safetensors"
-    assert (run / model).read_bytes() == (alone / model).read_bytes()
+    assert (run / model).read_bytes() == (searched / model).read_bytes()
 
 
 def _without_times(path: Path) -> Any:
@@ -92,11 +69,11 @@ def _without_times(path: Path) -> Any:
     }
 
 
-def test_sigterm_queues_the_trial_again_and_says_so(alone: Path, tmp_path: Path) -> None:
-    run = unsearched(alone, tmp_path / "stopped")
+def test_sigterm_queues_the_trial_again_and_says_so(searched: Path, tmp_path: Path) -> None:
+    run = unsearched(searched, tmp_path / "stopped")
     words = [
         "search",
-        str(recipe_of(alone)),
+        str(recipe_of(searched)),
         "--run-dir",
         str(run),
         "--device",
@@ -133,8 +110,8 @@ def _study(run: Path) -> Any:
     return optuna.load_study(study_name="micro", storage=storage)
 
 
-def test_a_reader_who_goes_away_costs_nothing(alone: Path) -> None:
-    words = ["search", str(recipe_of(alone)), "--run-dir", str(alone), "--device", "cpu", "--json"]
+def test_a_reader_who_goes_away_costs_nothing(searched: Path) -> None:
+    words = ["search", str(recipe_of(searched)), "--run-dir", str(searched), "--device", "cpu", "--json"]
     with subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as search:
         assert search.stdout is not None
         search.stdout.close()
@@ -143,12 +120,12 @@ def test_a_reader_who_goes_away_costs_nothing(alone: Path) -> None:
     assert search.returncode == 1
     assert "Traceback" not in stderr
     assert "BrokenPipe" not in stderr
-    assert (alone / "best/winner.json").exists()
+    assert (searched / "best/winner.json").exists()
 
 
-def test_a_second_driver_on_a_run_folder_is_refused(alone: Path) -> None:
-    with RunDir(alone).locked():
-        words = ["search", str(recipe_of(alone)), "--run-dir", str(alone), "--device", "cpu"]
+def test_a_second_driver_on_a_run_folder_is_refused(searched: Path) -> None:
+    with RunDir(searched).locked():
+        words = ["search", str(recipe_of(searched)), "--run-dir", str(searched), "--device", "cpu"]
         second = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
     assert second.returncode == 1
     assert second.stderr.strip().endswith("is in use by another process; wait for it or stop it.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bowl import VECTORS, Bowl, bits, make, recipe, trail
+from bowl import OPTIMUM, VECTORS, Bowl, bits, make, recipe, trail
 
 from mergekit_optimer.errors import DiskError, InfrastructureError, SearchError
 from mergekit_optimer.files import read_json
@@ -21,6 +21,8 @@ from mergekit_optimer.recipe import Objective
 from mergekit_optimer.runs import RunDir
 from mergekit_optimer.scores import MetricSamples, TaskScores
 from mergekit_optimer.search import InProcess, Search, TrialRecord, judge, unit, warm_start_weights
+from mergekit_optimer.search.journal import JournalFile
+from mergekit_optimer.search.ledger import packed
 from mergekit_optimer.search.objective import describe
 
 
@@ -392,3 +394,34 @@ def test_what_was_run_is_told_from_what_was_copied(tmp_path: Path) -> None:
     summary = replace(result, trials=[*own, twin, theirs]).to_json()
     assert (summary["n_run"], summary["n_same"], summary["n_adopted"], summary["n_stopped"]) == (7, 1, 1, 1)
     assert summary["gradient_s"] == 0.0
+
+
+def test_a_flat_study_waits_for_what_other_drivers_have_in_the_air(tmp_path: Path) -> None:
+    import optuna
+
+    class Shared(JournalFile):
+        """A file that a second driver is at: its trial ends when this one has nothing left to do."""
+
+        is_shared = True
+        n_pauses = 0
+
+        def pause(self) -> None:
+            self.n_pauses += 1
+            scores = Bowl()(OPTIMUM, tmp_path / "theirs", 0, 20).scores
+            value = -scores["dev"].score.value
+            record = TrialRecord(theirs.number, OPTIMUM, "sampler", 20, {20: value}, {20: True}, [], 0.1, 0.2, scores)
+            for key, one in {"is_kept": True, "collapsed": [], "record": packed(record)}.items():
+                theirs.set_user_attr(key, one)
+            search._study.tell(theirs, value, state=optuna.trial.TrialState.COMPLETE)
+
+    run = RunDir(tmp_path / "run")
+    place = Shared(run.journal_path)
+    flat = recipe(n_trials=200, until_flat=True, warm_starts=["zero"], sampler={"name": "random"})
+    search = Search(flat, run, VECTORS, "identity", InProcess(Bowl()), place=place)
+    search._study.enqueue_trial(OPTIMUM)
+    theirs = search._study.ask(search._space())
+    result = search.run()
+    assert place.n_pauses == 1
+    assert result.stopped_flat
+    assert result.winner.number == theirs.number
+    assert len(result.trials) < 200

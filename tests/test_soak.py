@@ -36,4 +36,6 @@ def test_what_is_lost_or_half_written_is_seen(tmp_path: Path) -> None:
         "trial 1 has no end",
     ]
     (tmp_path / "winner.json").unlink()
+    (tmp_path / ".ja.training/checkpoint-4").mkdir(parents=True)
+    (tmp_path / ".ja.training/checkpoint-4/trainer_state.json").write_text('{"step": ')
     assert whole.damage(tmp_path, is_finished=False) == []

@@ -99,6 +99,20 @@ def test_a_damaged_last_line_is_kept_aside_and_the_study_goes_on(tmp_path: Path,
     assert (tmp_path / "run/study.journal.torn").read_bytes().startswith(line)
 
 
+def test_damage_before_reported_trials_is_refused_and_nothing_is_cut(tmp_path: Path) -> None:
+    make(tmp_path, Bowl(), n_trials=7).run()
+    journal = tmp_path / "run/study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    reports = [number for number, line in enumerate(lines) if b'"state":1' in line]
+    damaged = b"".join([*lines[: reports[3]], lines[reports[3]][:9] + b"\n", *lines[reports[3] + 1 :]])
+    journal.write_bytes(damaged)
+    with pytest.raises(
+        SearchError, match=rf"Line {reports[3] + 1} of .* is damaged, and 3 reported trials stand after it"
+    ):
+        make(tmp_path, Bowl(), n_trials=7)
+    assert journal.read_bytes() == damaged
+
+
 def test_a_journal_of_another_version_is_a_sentence(tmp_path: Path) -> None:
     make(tmp_path, Bowl(), n_trials=2).run()
     with (tmp_path / "run/study.journal").open("ab") as file:

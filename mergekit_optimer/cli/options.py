@@ -54,7 +54,8 @@ def means_options(command: Command) -> Command:
 
     for option in (
         click.option("--trial-timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-                     default=TRIAL_TIMEOUT_S, show_default=True, help="Replace a worker that does not answer so long."),
+                     help="Replace a worker that does not answer so long; also of one worker, which is then a process "
+                     f"of its own.  [default: {TRIAL_TIMEOUT_S:g} where there are several]"),
         click.option("--storage", metavar="URL", help="Keep the study in postgresql://..., shared by many machines."),
         click.option("--ray", metavar="ADDRESS", help="Workers on an existing Ray cluster, as auto or host:port."),
         click.option("--in-flight", type=click.IntRange(min=1), metavar="N",

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def opened_workers(job: Job, tasks: list[PreparedTask], means: Means) -> Iterato
     else:
         n_gpus = means.gpus_per_worker if job.device.startswith("cuda") else 0
         backend = RayActors(sent, means.n_workers, n_gpus, WORKER_ENVIRONMENT)
-    crew = Crew(backend, sent.identity(job), in_flight=means.in_flight, timeout_s=means.timeout_s)
+    crew = Crew(backend, sent.identity(job), in_flight=means.in_flight, timeout_s=means.patience_s)
     try:
         yield Drive(crew, crew.slopes, crew.load)
     finally:
@@ -121,16 +120,23 @@ class WorkerScorer:
 
     def __init__(self, sent: SentJob) -> None:
         self._sent = sent
-        self._folder = tempfile.TemporaryDirectory(prefix="mergekit-optimer-")
         self._job = Job(sent.recipe, RunDir(sent.run_dir), sent.device)
+        self._loaded: MergeAndScorer | None = None
 
-    @cached_property
+    @property
     def _scorer(self) -> MergeAndScorer:
-        return MergeAndScorer(self._job, [task.unpacked(Path(self._folder.name)) for task in self._sent.tasks])
+        if self._loaded is None:
+            # Read once and gone: what is left of a worker that is killed is nothing.
+            with tempfile.TemporaryDirectory(prefix="mergekit-optimer-") as folder:
+                tasks = [task.unpacked(Path(folder)) for task in self._sent.tasks]
+                loaded = MergeAndScorer(self._job, tasks)
+                loaded.load()
+            self._loaded = loaded
+        return self._loaded
 
     def load(self) -> str:
         identity = self._sent.identity(self._job)
-        self._scorer.load()
+        self._scorer  # noqa: B018
         return identity
 
     def score(self, weights: Mapping[str, float], start: int, stop: int) -> Measured:

@@ -24,7 +24,8 @@ class Means:
         in_flight: Weight vectors scored at once; None: one a worker, up to 8.
         ray: Address of a Ray cluster; None: workers are processes of this machine.
         storage: URL of the study's database; None: a journal file in the run folder.
-        timeout_s: Seconds after which a worker that does not answer is replaced.
+        timeout_s: Seconds after which a worker that does not answer is replaced; None: an hour, of a worker that is a
+            process of its own.
     """
 
     n_workers: int = 1
@@ -32,12 +33,18 @@ class Means:
     in_flight: int | None = None
     ray: str | None = None
     storage: str | None = None
-    timeout_s: float = TRIAL_TIMEOUT_S
+    timeout_s: float | None = None
 
     @property
     def is_alone(self) -> bool:
-        """Whether this process scores itself."""
-        return self.n_workers == 1 and self.gpus_per_worker == 1 and self.ray is None
+        """Whether this process scores itself; it cannot end itself where it hangs."""
+        is_one = self.n_workers == 1 and self.gpus_per_worker == 1 and self.ray is None
+        return is_one and self.timeout_s is None
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds that a trial may take."""
+        return TRIAL_TIMEOUT_S if self.timeout_s is None else self.timeout_s
 
 
 def check_means(means: Means, device: str) -> None:

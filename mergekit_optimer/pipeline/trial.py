@@ -132,10 +132,10 @@ class MergeAndScorer:
 
     def write_yaml(self, trial_dir: Path, weights: Mapping[str, float]) -> None:
         """Write the trial's merge for mergekit, unless it is there."""
-        path = trial_dir / "merge.yaml"
-        if not path.exists():
-            job = self._job
-            write_text(path, merge_yaml(str(job.base.path), job.ingredients, weights, job.dtype))
+        job, path = self._job, trial_dir / "merge.yaml"
+        text = merge_yaml(str(job.base.path), job.ingredients, weights, job.dtype)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
 
     def score_weights(self, weights: Mapping[str, float], n_samples: int | None = None) -> dict[str, TaskScores]:
         """Score a weight vector on the first n samples of each task; None: on all."""

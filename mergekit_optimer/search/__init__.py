@@ -13,10 +13,11 @@ from mergekit_optimer.search.progress import Progress, Watch, duration, marks
 from mergekit_optimer.search.proposals import make_sampler, warm_start_weights
 from mergekit_optimer.search.records import WARM_START, Measured, MergeAndScore, SearchResult, TrialRecord
 from mergekit_optimer.search.study import Search
-from mergekit_optimer.search.workers import FAULTS, InProcess, Request, Workers
+from mergekit_optimer.search.workers import FAULTS, MAX_ATTEMPTS, InProcess, Request, Workers
 
 __all__ = [
     "FAULTS",
+    "MAX_ATTEMPTS",
     "WARM_START",
     "Database",
     "Grid",

@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 HEARTBEAT_S = 15
+# A trial that takes longer hangs: no sign of life is sent of it any more.
+PATIENCE_S = 4 * 3600.0
+# So long a driver waits for another's decision before it says so.
+_SAY_AFTER_S = 60.0
 # A driver that has not been heard of for so long is taken for dead.
 GRACE_S = 90
 # Waits until a server that does not answer is given up: 5 minutes in all.
@@ -76,6 +80,7 @@ class Database:
         heartbeat_s: int = HEARTBEAT_S,
         grace_s: int = GRACE_S,
         waits_s: Sequence[float] = WAITS_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Take in where the database is; connects to nothing.
 
@@ -85,16 +90,19 @@ class Database:
             heartbeat_s: Seconds between two signs of life.
             grace_s: Seconds without one after which a driver counts as dead.
             waits_s: Seconds waited, one after the other, for a server that does not answer.
+            patience_s: Seconds that a trial may take; after it no sign of life is sent of it, whatever its driver does.
 
         Raises:
             SearchError: As check_storage, the server aside.
         """
         self._address, self._study = Address(url), study
         self._heartbeat_s, self._grace_s, self._waits_s = heartbeat_s, grace_s, waits_s
+        self._patience_s = patience_s
         self._engine: Any = None
         self._locks: Any = None
         self._storage: Any = None
-        self._alive: dict[int, int] = {}
+        # Trial -> its id, and when it was begun by the monotonic clock.
+        self._alive: dict[int, tuple[int, float]] = {}
         self._heart: threading.Thread | None = None
         self._stopped = threading.Event()
         self._is_in_turn = False
@@ -179,7 +187,7 @@ class Database:
         self._locks.execute(text("SELECT 1"))
         trial.set_user_attr(_DRIVER, f"{platform.node()}/{os.getpid()}")
         # Last: what failed on the way is nobody's, and must not be kept alive.
-        self._alive[trial.number] = trial._trial_id
+        self._alive[trial.number] = trial._trial_id, time.monotonic()
         if self._heart is None:
             self._heart = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
             self._heart.start()
@@ -229,7 +237,9 @@ class Database:
 
     def _beat(self) -> None:
         while not self._stopped.wait(self._heartbeat_s):
-            for trial_id in list(self._alive.values()):
+            for trial_id, begun in list(self._alive.values()):
+                if time.monotonic() - begun > self._patience_s:
+                    continue
                 try:
                     self._storage.record_heartbeat(trial_id)
                 except Exception as error:
@@ -242,7 +252,11 @@ class Database:
 
     @contextmanager
     def _held(self, lock: str) -> Iterator[None]:
+        started, has_said = time.monotonic(), False
         while not self._take(lock):
+            if not has_said and time.monotonic() - started > _SAY_AFTER_S:
+                log.warning("waiting for another driver of %s, which decides what is tried next", self.label)
+                has_said = True
             time.sleep(_LOOK_S)
         self._is_in_turn = True
         try:

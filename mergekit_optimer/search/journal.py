@@ -17,36 +17,52 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
-def repair_journal(path: Path) -> None:
-    """Cut a journal at its last whole line and drop a dead process' lock; what is cut is kept beside it.
+# Optuna's codes in a journal: a trial's state is set, to complete.
+_SET_STATE, _COMPLETE = 6, 1
 
-    Optuna appends to a torn last line, and every later load then fails. The caller must hold the run folder.
+
+def repair_journal(path: Path) -> None:
+    """Cut a journal at its first damaged line and drop a dead process' lock; what is cut is kept beside it.
+
+    Optuna appends to a torn last line, and every later load then fails. What a process could still write after it, as
+    the disk was full, is cut too. The caller must hold the run folder.
+
+    Raises:
+        SearchError: Trials that were reported stand after the damage: a kill leaves none there.
     """
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
     if not path.exists():
         return
-    content = path.read_bytes()
-    good = 0
-    for line in content.splitlines(keepends=True):
-        if not line.endswith(b"\n") or not _is_json(line):
-            break
-        good += len(line)
-    if good == len(content):
+    lines = path.read_bytes().splitlines(keepends=True)
+    entries = [_read(line) for line in lines]
+    n_good = next((number for number, entry in enumerate(entries) if entry is None), len(lines))
+    if n_good == len(lines):
         return
+    n_lost = sum(entry is not None and _reports_trial(entry) for entry in entries[n_good:])
+    if n_lost:
+        raise SearchError(
+            f"Line {n_good + 1} of {path} is damaged, and {n_lost} reported trials stand after it. Restore the file "
+            "from a copy, or search in another --run-dir; nothing was changed."
+        )
     torn = path.with_name(path.name + ".torn")
     with torn.open("ab") as file:
-        file.write(content[good:] + b"\n")
+        file.write(b"".join(lines[n_good:]) + b"\n")
     with path.open("r+b") as file:
-        file.truncate(good)
-    log.warning("%s ended in the middle of a line; the rest is kept in %s", path, torn)
+        file.truncate(sum(map(len, lines[:n_good])))
+    log.warning("the end of %s, from line %d on, was not written whole; it is kept in %s", path, n_good + 1, torn)
 
 
-def _is_json(line: bytes) -> bool:
+def _read(line: bytes) -> dict[str, Any] | None:
+    """A line's entry; None where it is damaged."""
     try:
-        json.loads(line)
+        entry = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
-        return False
-    return True
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _reports_trial(entry: dict[str, Any]) -> bool:
+    return entry.get("op_code") == _SET_STATE and entry.get("state") == _COMPLETE
 
 
 class JournalFile:

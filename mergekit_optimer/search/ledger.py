@@ -191,7 +191,7 @@ def best_at(n_samples: int, records: list[TrialRecord]) -> TrialRecord | None:
 
 
 def packed(record: TrialRecord) -> str:
-    """A record as text for a database: a third of its JSON."""
+    """A record as text for a database: two fifths of its JSON."""
     return base64.b64encode(zlib.compress(json.dumps(record.to_json(), sort_keys=True).encode())).decode("ascii")
 
 

@@ -148,10 +148,19 @@ class Search:
                     ended = self._workers.wait()
                     if ended is not None:
                         self._land(self._flights[ended[0]], ended[1], begun_at)
-                elif ended_flat or self._n_done() >= self._spec.n_trials:
-                    return ended_flat
-                else:
+                elif self._place.is_shared and self._place.patiently(self._look)[0]:
+                    # Other drivers' trials: what they bring may decide otherwise.
+                    ended_flat = False
                     self._place.pause()
+                elif ended_flat:
+                    log.info(
+                        "ended after %d of %d trials: none of the last %d raised the best by more than a standard "
+                        "error",
+                        self._n_done(), self._spec.n_trials, WINDOW * len(self._vectors),
+                    )  # fmt: skip
+                    return True
+                elif self._n_done() >= self._spec.n_trials:
+                    return False
         except BaseException as error:
             self._give_all_back(error)
             raise
@@ -179,10 +188,6 @@ class Search:
                 return None, False
             self._stop_when_nothing_works()
             if self._spec.until_flat and is_flat(self._ledger, len(self._vectors)):
-                log.info(
-                    "ended after %d of %d trials: none of the last %d raised the best by more than a standard error",
-                    n_done, self._spec.n_trials, WINDOW * len(self._vectors),
-                )  # fmt: skip
                 return None, True
             self._agenda.queue_next(n_done)
             # By what is begun, not what is done: two trials in the air must not be drawn alike.

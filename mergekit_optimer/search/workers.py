@@ -47,8 +47,8 @@ class Workers(Protocol):
     def submit(self, ticket: int, request: Request) -> None:
         """Begin to score; there must be a free place. The ticket comes back with the scores."""
 
-    def wait(self, timeout_s: float | None = None) -> tuple[int, Measured | BaseException] | None:
-        """Return the next ticket that is done, with its scores or one of FAULTS; None where none is in time."""
+    def wait(self) -> tuple[int, Measured | BaseException] | None:
+        """Return the next ticket that is done, with its scores or one of FAULTS; None where none was submitted."""
 
 
 class InProcess:
@@ -63,7 +63,7 @@ class InProcess:
     def submit(self, ticket: int, request: Request) -> None:
         self._asked.append((ticket, request))
 
-    def wait(self, timeout_s: float | None = None) -> tuple[int, Measured | BaseException] | None:  # noqa: ARG002
+    def wait(self) -> tuple[int, Measured | BaseException] | None:
         if not self._asked:
             return None
         ticket, asked = self._asked.popleft()

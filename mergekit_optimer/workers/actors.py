@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from mergekit_optimer.errors import InfrastructureError, WorkerError
@@ -54,7 +57,8 @@ class RayActors:
         if not ray.is_initialized():
             try:
                 _look_for(os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                with _handlers_kept():
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, OSError, RuntimeError, ValueError) as error:
                 words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
                 reason = words.splitlines()[0]
@@ -62,14 +66,15 @@ class RayActors:
                     f"No Ray cluster answers at '{address}' ({reason}). Start one with `ray start --head`, or leave "
                     "--ray out for workers on this machine."
                 ) from error
-        there = ray.cluster_resources()
         kind, each = ("GPU", gpus_per_worker) if gpus_per_worker else ("CPU", 1)
-        if n_workers * each > there.get(kind, 0):
-            count = int(there.get(kind, 0))
+        # Node by node: a worker's devices are of one machine.
+        nodes = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
+        n_possible = sum(int(count // each) for count in nodes)
+        if n_workers > n_possible:
             ray.shutdown()
             raise WorkerError(
-                f"{n_workers} workers of {each} {kind}{'s' if each > 1 else ''} want more than the {count} of the Ray "
-                f"cluster; give --workers {max(1, count // each)}."
+                f"{n_workers} workers of {each} {kind}{'s' if each > 1 else ''} want more than the "
+                f"{int(sum(nodes))} of the Ray cluster's {len(nodes)} machines; give --workers {max(1, n_possible)}."
             )
 
     @property
@@ -116,6 +121,19 @@ class RayActors:
         # One that dies is replaced by the crew, which knows what it was at.
         remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_task_retries=0)(_Actor)
         return remote.remote(self._make_scorer, self._environment)
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and would end this process without giving its trials back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _look_for(address: str) -> None:

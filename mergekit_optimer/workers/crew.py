@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mergekit_optimer.errors import InfrastructureError, WorkerError
-from mergekit_optimer.search import Measured, Request
+from mergekit_optimer.search import MAX_ATTEMPTS, Measured, Request
 from mergekit_optimer.workers.service import Answer, Call
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ MAX_LOADS = 3
 # A large base comes from a slow disk, or a machine for a worker must first be found; then it is said.
 LOAD_TIMEOUT_S = 3600.0
 # Tickets of what is no trial.
-_SLOPES, _LOADING = -1, -2
+_SLOPES, _LOADING, _IDLE = -1, -2, -3
 
 
 class Backend(Protocol):
@@ -68,7 +68,7 @@ class Crew:
         """Put workers into groups; nothing is loaded yet.
 
         Args:
-            identity: What all workers must have: of base, pool and dev samples.
+            identity: What all workers must have: of base and pool.
             in_flight: Weight vectors scored at once; None: one a worker, up to ``MAX_IN_FLIGHT``.
             timeout_s: Seconds after which a worker that does not answer is ended; None: never.
         """
@@ -91,63 +91,63 @@ class Crew:
         """Have every worker load what it scores with, side by side, and check that it is the study's.
 
         Raises:
-            WorkerError: One cannot, or has another base, pool or dev set.
+            WorkerError: One cannot, or has another base or pool.
         """
-        for worker in self._group_of:
+        loading = set(self._group_of)
+        for worker in sorted(loading):
             self._send(worker, Call("load"), _LOADING)
-        for n_loaded in range(1, len(self._group_of) + 1):
-            worker, answered = self._expect()
-            del self._busy[worker]
+        while loading:
+            worker, answered = self._next()
+            if self._busy.pop(worker, None) is None:
+                # It had loaded, and died before it was asked for anything.
+                self._replace(worker)
+                loading.add(worker)
+                continue
             if answered.fault is not None:
                 raise WorkerError(f"Worker {worker} cannot be started: {answered.fault}") from answered.fault
             self._check(worker, answered, was_loading=True)
-            log.info("worker %d of %d has loaded", n_loaded, len(self._group_of))
+            loading.discard(worker)
+            log.info("worker %d of %d has loaded", len(self._group_of) - len(loading), len(self._group_of))
 
     def submit(self, ticket: int, request: Request) -> None:
         self._asked.append((ticket, request))
         self._dispatch()
 
-    def wait(self, timeout_s: float | None = None) -> tuple[int, Measured | BaseException] | None:
-        if self._ended:
-            return self._ended.popleft()
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while self._busy or self._asked:
+    def wait(self) -> tuple[int, Measured | BaseException] | None:
+        while not self._ended and (self._asked or any(group.ticket is not None for group in self._groups)):
             self._dispatch()
-            answered = self._next(deadline)
-            if answered is None:
-                return None
-            ended = self._take(*answered)
-            if ended is not None:
-                return ended
-        return None
+            self._take(*self._next())
+        return self._ended.popleft() if self._ended else None
 
     def slopes(self, weights: Mapping[str, float], n_samples: int) -> tuple[float, dict[str, float]]:
         """Value and slope of the objective, by the first worker that is free; trials in the air go on meanwhile.
 
         Raises:
-            InfrastructureError: The worker failed.
+            InfrastructureError: It failed, however often it was tried.
         """
-        while len(self._busy) == len(self._group_of):
-            ended = self._take(*self._expect())
-            if ended is not None:
-                self._ended.append(ended)
-        worker = next(worker for worker in self._group_of if worker not in self._busy)
-        self._group_of[worker].held = None
-        self._send(worker, Call("slopes", (dict(weights), n_samples)), _SLOPES)
-        while True:
-            answering, answered = self._expect()
-            if answering != worker:
-                ended = self._take(answering, answered)
-                self._ended += [ended] if ended is not None else []
-                continue
-            del self._busy[worker]
-            if answered.has_died:
-                self._replace(worker)
-            if answered.fault is not None:
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            worker = self._free_worker()
+            self._group_of[worker].held = None
+            self._send(worker, Call("slopes", (dict(weights), n_samples)), _SLOPES)
+            answered = Answer()
+            while worker in self._busy and self._busy[worker][1] == _SLOPES:
+                answering, answered = self._next()
+                self._take(answering, answered)
+            if answered.fault is None:
+                self._check(worker, answered)
+                found: tuple[float, dict[str, float]] = answered.value
+                return found
+            if not answered.has_died or attempt == MAX_ATTEMPTS:
                 raise answered.fault
-            self._check(worker, answered)
-            found: tuple[float, dict[str, float]] = answered.value
-            return found
+        raise AssertionError("unreachable")
+
+    def _free_worker(self) -> int:
+        """A worker of a group that scores nothing; waits for one."""
+        while True:
+            for worker, group in self._group_of.items():
+                if group.ticket is None and worker not in self._busy:
+                    return worker
+            self._take(*self._next())
 
     def close(self) -> None:
         """End all workers."""
@@ -176,56 +176,47 @@ class Crew:
         self._busy[worker] = (None if patience_s is None else time.monotonic() + patience_s, ticket)
         self._backend.send(worker, call)
 
-    def _expect(self) -> tuple[int, Answer]:
-        """The next answer, however long it takes; there is one, as a worker that hangs is ended."""
-        answered = None
-        while answered is None:
-            answered = self._next(None)
-        return answered
-
-    def _next(self, deadline: float | None) -> tuple[int, Answer] | None:
+    def _next(self) -> tuple[int, Answer]:
         """The next answer, or a fault in place of one that does not come in time."""
         while True:
-            now = time.monotonic()
-            limits = [end for end in (deadline, *(end for end, _ in self._busy.values())) if end is not None]
-            answered = self._backend.wait(max(0.0, min(limits) - now) if limits else None)
+            limits = [end for end, _ in self._busy.values() if end is not None]
+            answered = self._backend.wait(max(0.0, min(limits) - time.monotonic()) if limits else None)
             if answered is not None:
                 return answered
-            now = time.monotonic()
             for worker, (end, ticket) in self._busy.items():
-                if end is not None and now >= end:
+                if end is not None and time.monotonic() >= end:
                     patience_s = LOAD_TIMEOUT_S if ticket == _LOADING else self._timeout_s
                     log.warning("worker %d has not answered for %.0f s and is replaced", worker, patience_s)
                     reason = f"worker {worker} did not answer within {patience_s:g} s and was ended"
                     return worker, Answer(fault=InfrastructureError(reason), has_died=True)
-            if deadline is not None and now >= deadline:
-                return None
 
-    def _take(self, worker: int, answered: Answer) -> tuple[int, Measured | BaseException] | None:
-        """Take an answer; return the ticket that ends with it, where one does."""
-        _, ticket = self._busy.pop(worker)
+    def _take(self, worker: int, answered: Answer) -> None:
+        """Take an answer; the ticket that ends with it, where one does, joins those for ``wait``."""
+        # One that died idle was asked for nothing.
+        _, ticket = self._busy.pop(worker, (None, _IDLE))
         group = self._group_of[worker]
         if answered.has_died:
             self._replace(worker)
         if ticket == _LOADING:
             self._take_loaded(worker, answered)
-            return None
-        if ticket != group.ticket:
-            # Of a ticket that ended when another member failed.
-            return None
+        if ticket < 0 or ticket != group.ticket:
+            # Also of a ticket that ended when another member failed.
+            return
         if answered.fault is not None:
             group.held = None
-            return self._end(group, answered.fault)
+            self._end(group, answered.fault)
+            return
         self._check(worker, answered)
         assert group.request is not None
         group.held = dict(group.request.weights)
         if isinstance(answered.value, Measured):
-            return self._end(group, answered.value)
+            self._end(group, answered.value)
+            return
         group.parts[group.members.index(worker)] = answered.value
         if len(group.parts) == len(group.members):
             parts = [group.parts[index] for index in range(len(group.members))]
-            self._send(group.members[0], Call("join_parts", (group.request.start, group.request.stop, parts)), ticket)
-        return None
+            # By the one that has just answered: another may have died since.
+            self._send(worker, Call("join_parts", (group.request.start, group.request.stop, parts)), ticket)
 
     def _replace(self, worker: int) -> None:
         """Put another worker in a dead one's place; it is given nothing before it has loaded.
@@ -245,14 +236,15 @@ class Crew:
         if answered.fault is None:
             self._check(worker, answered, was_loading=True)
             self._n_loads[worker] = 0
-        elif not answered.has_died:
+            return
+        log.warning("worker %d could not load: %s", worker, answered.fault)
+        if not answered.has_died:
             self._replace(worker)
 
-    def _end(self, group: _Group, outcome: Measured | BaseException) -> tuple[int, Measured | BaseException]:
+    def _end(self, group: _Group, outcome: Measured | BaseException) -> None:
         assert group.ticket is not None
-        ended = group.ticket, outcome
+        self._ended.append((group.ticket, outcome))
         group.ticket, group.request, group.parts = None, None, {}
-        return ended
 
     def _check(self, worker: int, answered: Answer, was_loading: bool = False) -> None:
         """Check what a worker said of itself.
@@ -266,6 +258,6 @@ class Crew:
             raise WorkerError(f"Worker {worker}: {answered.refusal}")
         if was_loading and answered.value != self._identity:
             raise WorkerError(
-                f"Worker {worker} has another base, pool or dev set than this process: its files differ. Put the run "
-                "folder and what the recipe names on a path that all machines share, or name them by repo."
+                f"Worker {worker} has another base or pool than this process: its files or its version differ. Put the "
+                "run folder and what the recipe names on a path that all machines share, or name them by repo."
             )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from mergekit_optimer.errors import OptimerError
+from mergekit_optimer.errors import DiskError, InfrastructureError, OptimerError
 from mergekit_optimer.search import FAULTS, Measured
 
 
@@ -19,7 +19,7 @@ class Scorer(Protocol):
     """What a worker loads, whole or as one of several that score a weight vector together."""
 
     def load(self) -> str:
-        """Load everything, and return the identity of what scores: of base, pool and dev samples."""
+        """Load everything, and return the identity of what scores: of base and pool."""
 
     def score(self, weights: Mapping[str, float], start: int, stop: int) -> Measured:
         """Score dev samples start..stop of each task."""
@@ -74,10 +74,11 @@ def answer(scorer: Scorer, call: Call) -> Answer:
 
 
 def plain(error: BaseException) -> BaseException:
-    """An error of the same class with its sentence alone, which can be sent: a cause may hold a whole model."""
+    """An error with its sentence alone, which can be sent: a cause may hold a whole model, a subclass want more."""
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, error.strerror, error.filename)
-    return type(error)(str(error))
+    kinds = (DiskError, InfrastructureError, MemoryError, OSError)
+    return next(kind for kind in kinds if isinstance(error, kind))(str(error))
 
 
 # Makes a scorer in the worker's own process; sent there, so it must be picklable.

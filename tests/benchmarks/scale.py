@@ -129,7 +129,7 @@ class _Simulated:
     def submit(self, ticket: int, request: Request) -> None:
         self._asked.append((ticket, request))
 
-    def wait(self, timeout_s: float | None = None) -> tuple[int, Measured | BaseException] | None:  # noqa: ARG002
+    def wait(self) -> tuple[int, Measured | BaseException] | None:
         ticket, request = self._asked.pop(self._rng.randrange(len(self._asked)))
         return ticket, Measured(_bowl(request.weights), 0.1, 0.2)
 

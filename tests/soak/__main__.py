@@ -73,6 +73,7 @@ class Soak:
                 # It was through before the moment came.
                 shutil.rmtree(run)
         self._finish(run, words)
+        self._wrong += whole.damage(run, is_finished=True)
         calm = self._folder / "calm"
         self._finish(calm, ["train", str(self._recipe), "--run-dir", str(calm)])
         for name in ("ja", "math"):

@@ -46,7 +46,8 @@ def damage(run: Path, *, is_finished: bool) -> list[str]:
     """What is wrong in a run folder: half-written files, trials without an end."""
     wrong = []
     for path in sorted(run.rglob("*.json")):
-        if TEMPORARY in str(path):
+        # What a trainer is saving counts once it is marked whole; a finished training leaves none of it.
+        if TEMPORARY in str(path) or (not is_finished and any(part.endswith(".training") for part in path.parts)):
             continue
         try:
             json.loads(path.read_text())
