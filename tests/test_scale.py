@@ -142,9 +142,16 @@ def test_a_second_driver_on_a_run_folder_is_refused(searched: Path) -> None:
             1,
             f"has {N_CORES}. Give --workers {N_CORES}",
         ),
+        (["--gpus-per-worker", "2"], 1, "--gpus-per-worker wants GPUs, and the search runs on the CPU"),
+        (["--in-flight", "4"], 1, "--in-flight 4 wants as many workers; give --workers 4."),
         (["--storage", "mysql://host/db"], 1, "--storage mysql:// is not known; give postgresql://"),
         (["--storage", "somewhere"], 1, "--storage is no URL; give postgresql://"),
         (["--ray", "127.0.0.1:1", "--workers", "2"], 1, "No Ray cluster answers at '127.0.0.1:1' (Connection refused)"),
+        (
+            ["--ray", "auto"],
+            1,
+            "answers at 'auto' (none runs on this machine, and RAY_ADDRESS names none)",
+        ),
         (["--ray", "nowhere"], 1, "No Ray cluster answers at 'nowhere' (it is neither auto nor host:port)"),
     ],
 )

@@ -106,7 +106,10 @@ def test_what_is_missing_is_made_but_not_what_is_to_be_trained(study: Path) -> N
     job = open_job(study, "one", **HALF)
     make_missing_vectors(job)
     assert [path.name for path in (job.run.root / "vectors").iterdir()] == ["ck"]
-    with pytest.raises(VectorError, match=r"Vector 'ja' is not made yet; run `mergekit-optimer train`"):
+    with pytest.raises(
+        VectorError,
+        match=r"Vector 'ja' is not made yet; run `mergekit-optimer train .*--run-dir .*` and `mergekit-optimer vectors",
+    ):
         _ = job.pool
     shutil.copytree(study / "cpt", job.run.checkpoint_dir("ja"))
     make_missing_vectors(job)

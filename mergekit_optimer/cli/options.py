@@ -63,7 +63,7 @@ def means_options(command: Command) -> Command:
         click.option("--gpus-per-worker", type=click.IntRange(min=1), metavar="N", default=1, show_default=True,
                      help="For a model that one GPU has no room for."),
         click.option("--workers", "n_workers", type=click.IntRange(min=1), metavar="N", default=1, show_default=True,
-                     help="Processes that score: one per GPU, or on CPU cores."),
+                     help="Processes that score the search's trials: one per GPU, or on CPU cores."),
     ):  # fmt: skip
         with_means = option(with_means)
     return with_means

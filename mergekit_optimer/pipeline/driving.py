@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from mergekit_optimer.runs import RunDir
 from mergekit_optimer.search import Database, InProcess, JournalFile, Measured, Slopes, StudyPlace, Workers
 from mergekit_optimer.tasks import PreparedTask
 from mergekit_optimer.workers import Backend, Crew, LocalProcesses, RayActors
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def opened_workers(job: Job, tasks: list[PreparedTask], means: Means) -> Iterato
         yield Drive(InProcess(scorer), scorer.slopes, scorer.load)
         return
     sent = SentJob(job.recipe, job.run.root, job.device, [SentTask.of(one) for one in tasks], means.ray is not None)
+    log.info("starting %d workers, each of which loads base, pool and dev samples", means.n_workers)
     backend: Backend
     if means.ray is None:
         backend = LocalProcesses(sent, worker_environments(means, job.device))

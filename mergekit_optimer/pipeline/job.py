@@ -17,6 +17,7 @@ from mergekit_optimer.errors import MergeError, VectorError
 from mergekit_optimer.files import content_hash
 from mergekit_optimer.hub import ADAPTER_FILES, Located, locate
 from mergekit_optimer.merge import Ingredient
+from mergekit_optimer.pipeline.missing import command_of
 from mergekit_optimer.pipeline.pushed import read_pushed
 from mergekit_optimer.recipe import Recipe, VectorSpec
 from mergekit_optimer.runs import RunDir
@@ -85,10 +86,10 @@ class Job:
         folders = {name: self.vector(name).path for name in self.recipe.pool}
         missing = [name for name, folder in folders.items() if not folder.exists()]
         if missing:
-            raise VectorError(
-                f"Vector '{missing[0]}' is not made yet; run `mergekit-optimer train` (where the recipe trains it) and "
-                "`mergekit-optimer vectors extract` first."
-            )
+            train = self.recipe.pool[missing[0]].dataset is not None
+            commands = [*(["train"] if train else []), "vectors extract"]
+            shown = " and ".join(f"`{command_of(self.run, *command.split())}`" for command in commands)
+            raise VectorError(f"Vector '{missing[0]}' is not made yet; run {shown} first.")
         own_bases = frozenset(name for name, spec in self.recipe.pool.items() if spec.base is not None)
         return load_pool(self.base.path, folders, own_bases)
 

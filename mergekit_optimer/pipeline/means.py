@@ -57,6 +57,10 @@ def check_means(means: Means, device: str) -> None:
     if means.storage is not None:
         check_storage(means.storage)
     on_gpu = device.startswith("cuda")
+    if means.gpus_per_worker > 1 and not on_gpu:
+        raise WorkerError("--gpus-per-worker wants GPUs, and the search runs on the CPU; leave it out.")
+    if means.in_flight is not None and means.in_flight > means.n_workers:
+        raise WorkerError(f"--in-flight {means.in_flight} wants as many workers; give --workers {means.in_flight}.")
     if means.ray is not None:
         RayActors.connect(means.ray, means.n_workers, means.gpus_per_worker if on_gpu else 0)
     elif not means.is_alone:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mergekit_optimer.runs import RunDir
+
 _FIRST = "After the search:"
 _RUN_OF_ITS_OWN = "Needs train.keep_checkpoints in the recipe, and so a run of its own:"
 
@@ -45,6 +47,12 @@ class _Call:
 
     def command(self, *verb: str, more: tuple[str, ...] = (), place: tuple[str, ...] = ()) -> str:
         return shlex.join(["mergekit-optimer", *verb, self.recipe, *more, *self.options, *place])
+
+
+def command_of(run: RunDir, *verb: str) -> str:
+    """A verb's command for this very run, to be copied."""
+    called = run.manifest()["command"] if run.manifest_path.exists() else ""
+    return _Call.of(called).command(*verb, place=("--run-dir", str(run.root)))
 
 
 def missing_commands(

@@ -61,6 +61,8 @@ class RayActors:
                     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, OSError, RuntimeError, ValueError) as error:
                 words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+                if address == "auto" and isinstance(error, ConnectionError):
+                    words = "none runs on this machine, and RAY_ADDRESS names none"
                 reason = words.splitlines()[0]
                 raise WorkerError(
                     f"No Ray cluster answers at '{address}' ({reason}). Start one with `ray start --head`, or leave "
