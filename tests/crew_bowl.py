@@ -35,6 +35,7 @@ class BowlScorer:
     bowl: Bowl = field(default_factory=Bowl)
 
     def load(self) -> str:
+        (self.folder / f"gpus-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}").touch()
         if self.spoil == "load":
             raise VectorError("Vector 'ja' is not on this machine.")
         return self.identity

@@ -190,7 +190,7 @@ def test_a_longer_study_goes_on_in_the_same_folder(finished: Path, micro_recipe:
 def test_the_stages_run_alone_one_after_the_other(micro_recipe: Path, tmp_path: Path) -> None:
     options = (micro_recipe, "--run-dir", tmp_path / "run", "--device", "cpu")
     early = call_error("search", *options)
-    assert "run `mergekit-optimer train`" in early
+    assert f"run `mergekit-optimer train recipe.yaml --run-dir {tmp_path / 'run'}` and" in early
     for words in (("train",), ("vectors", "extract"), ("search",), ("compare",)):
         result = call(*words, *options)
         assert result.exit_code == 0, result.output

@@ -35,11 +35,20 @@ RUNGS = [{"n_samples": 20}, {"n_samples": 60, "top": 3}]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """A cluster of two CPUs on this machine, which only who knows its token may use."""
+    """A cluster on this machine, of two CPUs and four GPUs that are but names, for who knows its token."""
     port, home = 26_379 + os.getpid() % 1000, Path(f"/tmp/ray-{os.getpid()}")
     # The actors import what they are made of.
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=2"]
+    start = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        f"--port={port}",
+        "--num-cpus=2",
+        "--num-gpus=4",
+    ]
     options = [
         "--include-dashboard=false",
         "--object-store-memory=83886080",
@@ -101,8 +110,20 @@ def test_what_an_actor_cannot_load_is_its_own_sentence(tmp_path: Path, cluster: 
 def test_more_workers_than_the_cluster_has_are_refused(cluster: str) -> None:
     with pytest.raises(WorkerError, match=r"3 workers of 1 CPU want more than the 2 of .* give --workers 2"):
         RayActors.connect(cluster, 3, 0)
-    with pytest.raises(WorkerError, match=r"1 workers of 1 GPU want more than the 0 of the Ray cluster"):
-        RayActors.connect(cluster, 1, 1)
+    with pytest.raises(WorkerError, match=r"3 workers of 2 GPUs want more than the 4 of .* give --workers 2"):
+        RayActors.connect(cluster, 3, 2)
+
+
+def test_actors_that_want_several_gpus_have_their_own(tmp_path: Path, cluster: str) -> None:
+    RayActors.connect(cluster, 2, 2)
+    workers = Crew(RayActors(Made({"folder": tmp_path}), 2, 2, {}), "theirs", timeout_s=60.0)
+    try:
+        workers.load()
+    finally:
+        workers.close()
+    sets = sorted(path.name.removeprefix("gpus-") for path in tmp_path.glob("gpus-*"))
+    assert [len(devices.split(",")) for devices in sets] == [2, 2]
+    assert sorted(",".join(sets).split(",")) == ["0", "1", "2", "3"]
 
 
 DRIVER = """
