@@ -125,7 +125,8 @@ def _search(
     known = {"base model": "base", "vector pool": "pool", "dev samples": "samples"}
     parts = {name: content_hash(scored_with[key]) for name, key in known.items()}
     parts |= {"search section": content_hash(section), "seed": content_hash(job.recipe.seed)}
-    with opened_place(job, means) as place, opened_workers(job, tasks, means) as drive:
+    scoring = IN_PROCESS if rank_only else means
+    with opened_place(job, means) as place, opened_workers(job, tasks, scoring) as drive:
         study = Search(
             job.recipe, run, job.pool.names, study_identity(job, scored_with), drive.workers, drive.slopes, watch,
             place=place, parts=parts, write_trial=MergeAndScorer(job, tasks).write_yaml,
