@@ -46,9 +46,13 @@ def opened_workers(job: Job, tasks: list[PreparedTask], means: Means) -> Iterato
     """
     if means.is_alone:
         scorer = MergeAndScorer(job, tasks)
-        yield Drive(InProcess(scorer), scorer.slopes, scorer.load)
+        # The study writes each trial's merge.yaml itself, before it is scored: not once more for each part of it.
+        alone = InProcess(lambda weights, _trial_dir, start, stop: scorer(weights, None, start, stop))
+        yield Drive(alone, scorer.slopes, scorer.load)
         return
     sent = SentJob(job.recipe, job.run.root, job.device, [SentTask.of(one) for one in tasks], means.ray is not None)
+    # Before any process is there: what is wrong with the pool must leave none behind.
+    identity = sent.identity(job)
     log.info("starting %d workers, each of which loads base, pool and dev samples", means.n_workers)
     backend: Backend
     if means.ray is None:
@@ -56,7 +60,7 @@ def opened_workers(job: Job, tasks: list[PreparedTask], means: Means) -> Iterato
     else:
         n_gpus = means.gpus_per_worker if job.device.startswith("cuda") else 0
         backend = RayActors(sent, means.n_workers, n_gpus, WORKER_ENVIRONMENT)
-    crew = Crew(backend, sent.identity(job), in_flight=means.in_flight, timeout_s=means.patience_s)
+    crew = Crew(backend, identity, in_flight=means.in_flight, timeout_s=means.patience_s)
     try:
         yield Drive(crew, crew.slopes, crew.load)
     finally:

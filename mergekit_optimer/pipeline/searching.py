@@ -100,8 +100,13 @@ def help_search(job: Job, watch: Watch | None, means: Means) -> None:
 
 def study_identity(job: Job, scored_with: dict[str, Any]) -> str:
     """What decides a trial's score and a proposal; a longer study is the same study."""
-    section = job.recipe.search.model_dump(mode="json", exclude={"n_trials"})
-    return content_hash([*scored_with.values(), section, job.recipe.seed])
+    return content_hash([*scored_with.values(), _deciding_section(job), job.recipe.seed])
+
+
+def _deciding_section(job: Job) -> dict[str, Any]:
+    """The search section without what may change within a study."""
+    section: dict[str, Any] = job.recipe.search.model_dump(mode="json", exclude={"n_trials"})
+    return section
 
 
 def _scored_with(job: Job, tasks: list[PreparedTask]) -> dict[str, Any]:
@@ -121,10 +126,9 @@ def _search(
     rank_only: bool = False,
 ) -> SearchResult:
     """Run the study; trials are written to ``run``."""
-    section = job.recipe.search.model_dump(mode="json", exclude={"n_trials"})
     known = {"base model": "base", "vector pool": "pool", "dev samples": "samples"}
     parts = {name: content_hash(scored_with[key]) for name, key in known.items()}
-    parts |= {"search section": content_hash(section), "seed": content_hash(job.recipe.seed)}
+    parts |= {"search section": content_hash(_deciding_section(job)), "seed": content_hash(job.recipe.seed)}
     scoring = IN_PROCESS if rank_only else means
     with opened_place(job, means) as place, opened_workers(job, tasks, scoring) as drive:
         study = Search(
