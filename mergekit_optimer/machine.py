@@ -40,6 +40,13 @@ def memory_named(work: str) -> Iterator[None]:
         raise InfrastructureError(f"Memory ran out while {work}; free some, or give less at once.") from error
 
 
+def out_of_memory(error: InfrastructureError) -> bool:
+    """Whether a device's memory gave out, rather than the host's."""
+    import torch
+
+    return isinstance(error.__cause__, torch.OutOfMemoryError)
+
+
 def import_apart(module: str) -> None:
     """Import a module on a thread of its own, whose frames hold nothing of ours.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,24 @@ def test_the_readme_quotes_the_figures_that_were_kept() -> None:
             line = next((line for line in readme.splitlines() if figure.name in line), "")
             cells = [cell.strip() for cell in line.split("|")[1:-1]]
             assert cells[1:] == [value.strip(), bound.strip(), "yes" if figure.reached else "**no**"], figure.name
+
+
+def test_the_readme_quotes_what_a_gpu_measured() -> None:
+    root = Path(__file__).resolve().parent
+    readme = " ".join((root.parent / "README.md").read_text(encoding="utf-8").split())
+    said = readme.split("On one GPU, an H200", 1)[1].split("A race saves", 1)[0]
+    kept, sent, plain, _, disk, scores, slopes = read(root / "benchmarks" / "bench-cuda.json")
+    for figure, number in (
+        (kept, "0.067 s"),
+        (sent, "0.95 s"),
+        (plain, "4.76 s"),
+        (disk, "10.96 s"),
+        (scores, "0.255 s"),
+    ):
+        digits = len(number.split(".")[1]) - 2
+        measured = [f"{float(word):.{digits}f} s" for word in re.findall(r"(\d+\.\d+) s\b", figure.detail)]
+        assert number in measured
+        assert number in said
+    assert f"{kept.value:.2f} of the speed" in said
+    assert f"{scores.value:.2f} times its forward passes" in said
+    assert f"{slopes.value:.1f} times a score" in said

@@ -419,3 +419,28 @@ def test_a_containers_limit_counts_where_it_is_lower(
         (group / name).write_text(text)
     assert machine.available_memory_bytes(tmp_path / "proc", tmp_path / "cgroup") == left
     assert machine.available_memory_bytes(tmp_path / "nowhere", tmp_path / "cgroup") is None
+
+
+def test_what_is_kept_beside_the_model_changes_no_bit_and_can_be_let_go(pool: Pool, tmp_path: Path) -> None:
+    resident = pool.resident()
+    assert resident.kept_bytes == 0
+    assert not resident.let_go()
+    whole = sum(parameter.nbytes for parameter in pool.model.parameters())
+    # Two vectors, one of them in half the base's bytes: not all of it.
+    for room, kept_all in ((whole, False), (3 * whole, True)):
+        resident._sources.hold(resident._tensors, {torch.device("cpu"): room})
+        assert 0 < resident.kept_bytes <= room
+        assert (resident.kept_bytes == 2.5 * whole) is kept_all
+        resident.merge(WEIGHTS[0])
+        assert same(pool.model, pool.merged(WEIGHTS[0], tmp_path / str(room), "float32"))
+        assert resident.let_go()
+        assert resident.kept_bytes == 0
+        resident.merge(dict.fromkeys(pool.vectors, 0.0))
+
+
+def test_the_room_on_a_gpu_is_what_scoring_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    free = {gpus[0]: 40 << 30, gpus[1]: 8 << 30}
+    monkeypatch.setattr(memory, "_free_on", lambda device: free[device])
+    rooms = memory.rooms_on_gpus([*gpus, torch.device("cpu")], 1 << 30)
+    assert rooms == {gpus[0]: (40 - 8 - 4 - 1) << 30, gpus[1]: 0}

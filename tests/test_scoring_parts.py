@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from conftest import TEXT
 
+from mergekit_optimer.errors import InfrastructureError
 from mergekit_optimer.evaluate import PartScores, Scorer, load_model
 from mergekit_optimer.evaluate.parts import share
+from mergekit_optimer.machine import memory_named
 from mergekit_optimer.pipeline import Job, MergeAndScorer, make_vectors
 from mergekit_optimer.pipeline.stages import dev_tasks
 from mergekit_optimer.runs import open_run
@@ -367,3 +369,29 @@ def test_the_base_scored_in_parts_is_the_unit_of_gains(job: Job) -> None:
     zero = dict.fromkeys(WEIGHTS, 0.0)
     joined = scorer.join_parts(0, 4, [scorer.score_part(zero, None, 0, 4, index, 2) for index in range(2)])
     assert scorer._base == joined.scores
+
+
+def test_where_a_gpu_has_no_memory_to_score_the_copies_beside_the_model_go(
+    job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    scorer = MergeAndScorer(job, dev_tasks(job))
+    expected = scorer(WEIGHTS, None, 0, 4).scores
+    score, kept = scorer._scorer.score, scorer._resident
+    kept._sources.hold(kept._tensors, {torch.device("cpu"): 1 << 30})
+
+    def crowded(stop: int, start: int) -> dict[str, TaskScores]:
+        if kept.kept_bytes:
+            with memory_named("scoring"):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return score(stop, start)
+
+    monkeypatch.setattr(scorer._scorer, "score", crowded)
+    assert scorer(WEIGHTS, None, 0, 4).scores == expected
+    assert "base and vectors are sent to it for each trial" in caplog.text
+    assert kept.kept_bytes == 0
+    monkeypatch.setattr(kept, "let_go", lambda: False)
+    kept._sources.hold(kept._tensors, {torch.device("cpu"): 1 << 30})
+    with pytest.raises(InfrastructureError, match="Memory ran out while scoring"):
+        scorer(WEIGHTS, None, 0, 4)

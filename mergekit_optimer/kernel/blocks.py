@@ -35,6 +35,9 @@ def add_in_blocks(base: torch.Tensor, terms: Sequence[Term], out: torch.Tensor) 
     step = min(CPU_BLOCK if base.device.type == "cpu" else GPU_BLOCK, max(base.numel(), 1))
     total, converted = _buffers(step, dtype, base.device)
 
+    # On a GPU an addition itself widens its operands and narrows its result; a CPU copies them first.
+    fuses = base.device.type == "cuda"
+
     def exact(block: torch.Tensor) -> torch.Tensor:
         return block if block.dtype == dtype else converted[: len(block)].copy_(block)
 
@@ -46,16 +49,18 @@ def add_in_blocks(base: torch.Tensor, terms: Sequence[Term], out: torch.Tensor) 
     for number, (from_base, into) in enumerate(zip(_split(base, step), out.view(-1).split(step), strict=True)):
         sums = total[: len(into)]
         for place, (weight, tensors, references) in enumerate(blocks):
-            if references is None:
-                shift = exact(tensors[number])
-            else:
+            if references is not None:
                 shift = converted[: len(into)].copy_(tensors[number]).sub_(references[number])
+            elif fuses and place and torch.promote_types(tensors[number].dtype, dtype) == dtype:
+                shift = tensors[number]
+            else:
+                shift = exact(tensors[number])
             if place == 0:
                 torch.mul(shift, weight, out=sums)
             else:
                 sums.add_(shift, alpha=weight)
-        if into.dtype == dtype:
-            torch.add(sums, exact(from_base), out=into)
+        if into.dtype == dtype or fuses:
+            torch.add(sums, from_base if fuses else exact(from_base), out=into)
         else:
             into.copy_(sums.add_(exact(from_base)))
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from mergekit_optimer.errors import NotFiniteError
+from mergekit_optimer.errors import InfrastructureError, NotFiniteError
 from mergekit_optimer.evaluate import PartScores, Scorer, load_model
 from mergekit_optimer.files import write_text
+from mergekit_optimer.machine import out_of_memory
 from mergekit_optimer.merge import merge_yaml
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.resident import ResidentMerge, check_memory
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class MergeAndScorer:
         started = time.monotonic()
         self._merge(weights)
         merged = time.monotonic()
-        scores = self._scorer.score(stop, start=start)
+        scores = self._with_room(lambda: self._scorer.score(stop, start=start))
         self._keep_base(weights, scores, start)
         return Measured(scores, merged - started, time.monotonic() - merged)
 
@@ -105,7 +108,7 @@ class MergeAndScorer:
         started = time.monotonic()
         self._merge(weights)
         merged = time.monotonic()
-        scores = self._scorer.score_part(stop, start, index, count)
+        scores = self._with_room(lambda: self._scorer.score_part(stop, start, index, count))
         return MeasuredPart(dict(weights), scores, merged - started, time.monotonic() - merged)
 
     def join_parts(self, start: int, stop: int, parts: Sequence[MeasuredPart]) -> Measured:
@@ -141,7 +144,7 @@ class MergeAndScorer:
         """Score a weight vector on the first n samples of each task; None: on all."""
         self.load()
         self._merge(weights)
-        return self._scorer.score(n_samples)
+        return self._with_room(lambda: self._scorer.score(n_samples))
 
     def score_folder(self, model_dir: Path) -> dict[str, TaskScores]:
         """Score a model folder on all samples, in the base's dtype."""
@@ -153,7 +156,7 @@ class MergeAndScorer:
         self._held = None
         self._live.load_state_dict(fresh.state_dict())
         del fresh
-        return self._scorer.score()
+        return self._with_room(self._scorer.score)
 
     def score_collapsed(self) -> dict[str, TaskScores]:
         """Score a model that is not finite: its merge gave no folder."""
@@ -172,9 +175,13 @@ class MergeAndScorer:
         self.load()
         shares = self._shares
         self._merge(weights)
-        with self._resident.slopes() as slopes:
-            value = self._scorer.backward(shares, n_samples)
-        return value, dict(slopes)
+
+        def follow() -> tuple[float, dict[str, float]]:
+            with self._resident.slopes() as slopes:
+                value = self._scorer.backward(shares, n_samples)
+            return value, dict(slopes)
+
+        return self._with_room(follow)
 
     @cached_property
     def _shares(self) -> dict[str, float]:
@@ -184,7 +191,7 @@ class MergeAndScorer:
             return shares
         if not self._base:
             self._merge(dict.fromkeys(self._job.pool.names, 0.0))
-            self._base = self._scorer.score(self._job.recipe.search.rungs[0].n_samples)
+            self._base = self._with_room(lambda: self._scorer.score(self._job.recipe.search.rungs[0].n_samples))
         return {name: share / unit(self._base[name]) for name, share in shares.items()}
 
     def _merge(self, weights: Mapping[str, float]) -> None:
@@ -198,6 +205,16 @@ class MergeAndScorer:
             log.info("%s", error)
             self._collapse()
         self._held = dict(weights)
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """Do a trial's work; where a GPU has no memory for it, once more without the copies that it keeps."""
+        try:
+            return work()
+        except InfrastructureError as error:
+            if not out_of_memory(error) or not self._resident.let_go():
+                raise
+        log.warning("The GPU's memory ran out: from now on base and vectors are sent to it for each trial.")
+        return work()
 
     def _collapse(self) -> None:
         """Make the live model what the merge is: without a finite value, so that it is scored as collapsed."""

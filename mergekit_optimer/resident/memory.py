@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # Activations and logits of a batch of dev samples (on CUDA up to 2**30 logits, see ``evaluate``); what a merge sums in.
 WORKING_BYTES = {"cpu": 1 << 29, "cuda": 1 << 33}
+# What stays free beside that where a GPU keeps copies of base and vectors: generation's keys and values, fragments.
+_SPARE_BYTES = 1 << 32
 
 
 def check_memory(base_dir: Path, vector_dirs: Mapping[str, Path], device: str) -> None:
@@ -54,6 +56,17 @@ def check_memory(base_dir: Path, vector_dirs: Mapping[str, Path], device: str) -
             "%s: more than the %s that stay free beside the live model, so each trial reads from disk again",
             files, _gb(max(left, 0)),
         )  # fmt: skip
+
+
+def rooms_on_gpus(devices: Iterable[torch.device], largest: int) -> dict[torch.device, int]:
+    """Bytes that each GPU has left for copies of base and vectors, beside its part of the model.
+
+    Args:
+        devices: Where the model lies; CPUs are left out.
+        largest: Bytes of the largest tensor, in base and vectors together: it may have to be sent beside what is kept.
+    """
+    reserved = WORKING_BYTES["cuda"] + _SPARE_BYTES + largest
+    return {device: max(0, _free_on(device) - reserved) for device in devices if device.type == "cuda"}
 
 
 def is_spread(base_dir: Path, device: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,18 +13,23 @@ from mergekit_optimer.errors import MergeError, NotFiniteError
 from mergekit_optimer.kernel import Term, add_vectors
 from mergekit_optimer.machine import memory_named
 from mergekit_optimer.resident.live_tensors import LiveTensor, check_in_memory, find_live_tensors, some
+from mergekit_optimer.resident.memory import rooms_on_gpus
 from mergekit_optimer.resident.slopes import watch_slopes
+from mergekit_optimer.resident.sources import Sources
 from mergekit_optimer.vectors import TensorFolder
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
 
 class ResidentMerge:
     """theta_0 + sum_k w_k tau_k in the parameters of a live model: bit for bit what mergekit writes for the same YAML.
 
-    Base and vectors stay memory-mapped files, whose pages processes on one machine share; a merge always starts from
-    the base, so nothing is carried over from the merge before.
+    Base and vectors stay memory-mapped files, whose pages processes on one machine share. A GPU keeps copies of as many
+    of their tensors as it has room for, and is sent the others for each merge. A merge always starts from the base, so
+    nothing is carried over from the merge before.
     """
 
     def __init__(self, model: torch.nn.Module, base_dir: Path, vector_dirs: Mapping[str, Path]) -> None:
@@ -43,10 +49,9 @@ class ResidentMerge:
         self._check_vectors()
         self._tensors, copies = find_live_tensors(model, self._base)
         self._check_copies(copies)
-        # Views of the mapped files: they take no memory of their own.
-        self._stored = {t.name: self._base.get(t.name) for t in self._tensors}
-        self._deltas = {t.name: {v: folder.get(t.name) for v, folder in self._vectors.items()} for t in self._tensors}
+        self._sources = Sources(self._base, self._vectors, [tensor.name for tensor in self._tensors])
         self._bounds: dict[str, tuple[float, dict[str, float]]] = {}
+        self._hold()
 
     @property
     def names(self) -> list[str]:
@@ -57,6 +62,31 @@ class ResidentMerge:
     def size_bytes(self) -> int:
         """Size of the live tensors that a merge overwrites."""
         return sum(tensor.view.numel() * tensor.view.element_size() for tensor in self._tensors)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Size of the copies of base and vectors that GPUs keep."""
+        return self._sources.held_bytes
+
+    def _hold(self) -> None:
+        """Have GPUs keep copies of what they have room for, beside what scoring takes."""
+        sizes = self._sources.sizes(self._tensors)
+        if not sizes:
+            return
+        rooms = rooms_on_gpus({tensor.view.device for tensor in self._tensors}, max(sizes.values()))
+        with memory_named("sending base and vectors to the GPU"):
+            self._sources.hold(self._tensors, rooms)
+        held, total = self.kept_bytes, sum(sizes.values())
+        rest = "" if held == total else "; the rest is sent for each trial"
+        log.info("%.1f of the %.1f GB of base and vectors are kept on the GPU%s", held / 1e9, total / 1e9, rest)
+
+    def let_go(self) -> bool:
+        """Drop the copies that GPUs keep, for somebody who needs the room; merges are slower then, and the same.
+
+        Returns:
+            Whether there were any.
+        """
+        return self._sources.let_go()
 
     def merge(self, weights: Mapping[str, float]) -> None:
         """Overwrite the live parameters with the merge at these weights, summed in float32 and rounded once.
@@ -73,6 +103,8 @@ class ResidentMerge:
         with torch.no_grad(), memory_named("merging into the live model"):
             for tensor in self._tensors:
                 self._merge_tensor(tensor, live)
+            for device in {tensor.view.device for tensor in self._tensors if tensor.view.device.type == "cuda"}:
+                torch.cuda.synchronize(device)
 
     @contextmanager
     def slopes(self) -> Iterator[dict[str, float]]:
@@ -81,13 +113,12 @@ class ResidentMerge:
         Gradients are used and dropped parameter by parameter as they come, so a whole one is never held; buffers have
         no slope. Which parameters require a gradient, and the gradients they hold, are as before at the end.
         """
-        with watch_slopes(self._tensors, self._vectors) as sums:
+        with watch_slopes(self._tensors, self.names, self._sources) as sums:
             yield sums
 
     def _merge_tensor(self, tensor: LiveTensor, live: dict[str, float]) -> None:
-        view, device = tensor.view, tensor.view.device
-        base, deltas = self._stored[tensor.name].to(device, non_blocking=True), self._deltas[tensor.name]
-        terms = [Term(weight, deltas[name].to(device, non_blocking=True)) for name, weight in live.items()]
+        view, source = tensor.view, self._sources.read(tensor, list(live))
+        base, terms = source.base, [Term(weight, source.deltas[name]) for name, weight in live.items()]
         if view.dtype == base.dtype:
             add_vectors(base, terms, out=view)
         else:
@@ -102,10 +133,12 @@ class ResidentMerge:
         """Whether the sizes of base and vectors alone rule out NaN and Inf; looking costs a pass over the result."""
         import torch
 
-        stored = self._stored[tensor.name]
+        stored = self._sources[tensor.name].base
         if tensor.name not in self._bounds:
-            largest = {name: _largest(delta) for name, delta in self._deltas[tensor.name].items()}
-            self._bounds[tensor.name] = _largest(stored), largest
+            # All of them, whatever the weights: this is asked once.
+            whole = self._sources.read(tensor, self.names)
+            largest = {name: _largest(delta) for name, delta in whole.deltas.items()}
+            self._bounds[tensor.name] = _largest(whole.base), largest
         base, largest = self._bounds[tensor.name]
         bound = base + sum(abs(weight) * largest[name] for name, weight in live.items())
         limits = (torch.finfo(stored.dtype).max, torch.finfo(tensor.view.dtype).max)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mergekit_optimer.resident.live_tensors import LiveTensor
-from mergekit_optimer.vectors import TensorFolder
+from mergekit_optimer.resident.sources import Sources
 
 if TYPE_CHECKING:
     import torch
 
-# Float64 copies of a block of gradient and vector stay in the cache.
-_BLOCK = 1 << 16
+# Float64 copies of a block of gradient and vector stay in a CPU's cache; a GPU wants few, large launches.
+_BLOCK = {"cpu": 1 << 16, "cuda": 1 << 24}
 
 
 @contextmanager
-def watch_slopes(tensors: list[LiveTensor], vectors: Mapping[str, TensorFolder]) -> Iterator[dict[str, float]]:
+def watch_slopes(tensors: list[LiveTensor], vectors: Sequence[str], sources: Sources) -> Iterator[dict[str, float]]:
     """Within it every backward pass adds <dL/dtheta, tau_k> to the yielded sums (float64) and leaves no gradient."""
     sums = dict.fromkeys(vectors, 0.0)
     parts: dict[int, list[LiveTensor]] = {}
@@ -31,7 +31,7 @@ def watch_slopes(tensors: list[LiveTensor], vectors: Mapping[str, TensorFolder])
         gradient, parameter.grad = parameter.grad, None
         assert gradient is not None
         for part in parts[id(parameter)]:
-            _add(sums, part.of_gradient(gradient), {name: folder.get(part.name) for name, folder in vectors.items()})
+            _add(sums, part.of_gradient(gradient), sources.read(part, vectors).deltas)
 
     before = {key: (parameter.requires_grad, parameter.grad) for key, parameter in parameters.items()}
     hooks: list[Any] = []
@@ -51,10 +51,10 @@ def watch_slopes(tensors: list[LiveTensor], vectors: Mapping[str, TensorFolder])
 
 def _add(sums: dict[str, float], gradient: torch.Tensor, taus: dict[str, torch.Tensor]) -> None:
     """Add the inner products of a gradient with each vector's tensor, block by block."""
-    device = gradient.device
-    flat = {name: tau.to(device, non_blocking=True).reshape(-1).split(_BLOCK) for name, tau in taus.items()}
+    block_size = _BLOCK["cpu" if gradient.device.type == "cpu" else "cuda"]
+    flat = {name: tau.reshape(-1).split(block_size) for name, tau in taus.items()}
     totals = {name: gradient.new_zeros((), dtype=gradient.double().dtype) for name in taus}
-    for number, block in enumerate(gradient.reshape(-1).split(_BLOCK)):
+    for number, block in enumerate(gradient.reshape(-1).split(block_size)):
         exact = block.double()
         for name, blocks in flat.items():
             totals[name] += exact.dot(blocks[number].double())

@@ -72,13 +72,13 @@ def measure_mergekit(setting: Setting) -> list[Figure]:
         resident_s = least(lambda run=resident: _timed(run), setting.repetitions)
         del resident
         gc.collect()
-        weights = _weights(pool)
+        weights = weights_of(pool)
         ingredients = {n: Ingredient(str(pool.vector_dirs[n]), str(pool.checkpoint_dirs[n])) for n in pool.names}
         own = merge_yaml(str(pool.base_dir), ingredients, weights, "bfloat16")
         stock = portable_yaml(str(pool.base_dir), ingredients, weights, "bfloat16")
         rows = (("the trial's own YAML", own, 5), ("stock task_arithmetic, float32 sums", stock, 12))
         for name, text, at_least in rows:
-            run_merge = _run_merge(text, setting)
+            run_merge = run_merge_of(text, setting)
             run_merge()
             disk_s = least(lambda run=run_merge: _timed(run), min(3, setting.repetitions))
             figures.append(
@@ -96,11 +96,12 @@ def measure_mergekit(setting: Setting) -> list[Figure]:
 def _resident(pool: Pool) -> Callable[[], None]:
     """A merge at fixed weights into a live model."""
     model = load_model(pool.base_dir, "cpu")
-    merge, weights = ResidentMerge(model, pool.base_dir, pool.vector_dirs), _weights(pool)
+    merge, weights = ResidentMerge(model, pool.base_dir, pool.vector_dirs), weights_of(pool)
     return lambda: merge.merge(weights)
 
 
-def _run_merge(text: str, setting: Setting) -> Callable[[], None]:
+def run_merge_of(text: str, setting: Setting, device: str = "cpu") -> Callable[[], None]:
+    """mergekit's own merge of a YAML to a folder, in this process."""
     from mergekit.config import MergeConfiguration
     from mergekit.io.tasks import LoaderCache
     from mergekit.merge import run_merge
@@ -108,7 +109,7 @@ def _run_merge(text: str, setting: Setting) -> Callable[[], None]:
 
     register()
     out_dir = setting.fresh("run_merge") / "model"
-    options = MergeOptions(device="cpu", quiet=True, write_model_card=False, copy_tokenizer=True)
+    options = MergeOptions(device=device, quiet=True, write_model_card=False, copy_tokenizer=True)
     config: dict[str, Any] = yaml.safe_load(text)
 
     def run() -> None:
@@ -119,7 +120,7 @@ def _run_merge(text: str, setting: Setting) -> Callable[[], None]:
     return run
 
 
-def _weights(pool: Pool) -> dict[str, float]:
+def weights_of(pool: Pool) -> dict[str, float]:
     """Neither 0 nor 1, which would be less work."""
     return {name: 0.3 + 0.07 * number for number, name in enumerate(pool.names)}
 

@@ -46,6 +46,7 @@ SIZES = {
     "tiny": Size(64, 128, 2, 2, 1024),
     "50M": Size(512, 1536, 12, 8, 16384),
     "300M": Size(1024, 3072, 22, 16, 16384),
+    "3B": Size(3072, 8192, 28, 24, 16384),
 }
 
 
@@ -78,25 +79,39 @@ class Pool:
         return sum(tensor.numel() for _, tensor in TensorFolder(self.base_dir).items())
 
 
-def make_pool(work_dir: Path, size: str, dtype: str, n_vectors: int, checkpoints: bool = False) -> Pool:
+def make_pool(
+    work_dir: Path,
+    size: str,
+    dtype: str,
+    n_vectors: int,
+    checkpoints: bool = False,
+    device: str = "cpu",
+    recorded: bool = True,
+) -> Pool:
     """Make a random base and vectors over it of 3 % of its size, all in one dtype; what is there is kept.
 
     Args:
+        work_dir: Where.
+        size: One of ``SIZES``.
+        dtype: Of base and vectors.
+        n_vectors: How many.
         checkpoints: Whether the base plus each vector is wanted too, as plain mergekit needs it.
+        device: Where the base's numbers are drawn.
+        recorded: Whether the vectors get their record, for which every file is hashed.
     """
     pool = Pool(work_dir / "models" / f"{size}-{dtype}", n_vectors, dtype)
     if not pool.base_dir.exists():
-        _make_base(pool.base_dir, work_dir / "tokenizers", SIZES[size], dtype)
+        _make_base(pool.base_dir, work_dir / "tokenizers", SIZES[size], dtype, device)
     for number, name in enumerate(pool.names):
         if not pool.vector_dirs[name].exists():
-            _make_vector(pool, name, number)
+            _make_vector(pool, name, number, recorded)
         if checkpoints and not pool.checkpoint_dirs[name].exists():
             _make_checkpoint(pool, name)
     return pool
 
 
-def _make_vector(pool: Pool, name: str, number: int) -> None:
-    """Write a vector with its record; norms are not computed, which for these sizes takes minutes."""
+def _make_vector(pool: Pool, name: str, number: int, recorded: bool) -> None:
+    """Write a vector, with its record where one is wanted; norms, which take minutes, are not computed."""
     import torch
 
     base = TensorFolder(pool.base_dir)
@@ -112,6 +127,12 @@ def _make_vector(pool: Pool, name: str, number: int) -> None:
 
     making = pool.vector_dirs[name].with_name(f"making-{name}")
     _write(deltas(), base, pool, making)
+    if recorded:
+        _write_record(pool, name, making)
+    making.rename(pool.vector_dirs[name])
+
+
+def _write_record(pool: Pool, name: str, making: Path) -> None:
     record = DistributionVector(
         name=name,
         base_label="base",
@@ -125,7 +146,6 @@ def _make_vector(pool: Pool, name: str, number: int) -> None:
         files={file.name: file_sha256(file) for file in sorted(making.iterdir())},
     )
     (making / "distribution_vector.json").write_text(json.dumps(asdict(record)), encoding="utf-8")
-    making.rename(pool.vector_dirs[name])
 
 
 def _make_checkpoint(pool: Pool, name: str) -> None:
@@ -145,7 +165,7 @@ def _write(tensors: Iterator[tuple[str, torch.Tensor]], base: TensorFolder, pool
             shutil.copyfile(file, making / file.name)
 
 
-def _make_base(folder: Path, tokenizers_dir: Path, size: Size, dtype: str) -> None:
+def _make_base(folder: Path, tokenizers_dir: Path, size: Size, dtype: str, device: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -168,7 +188,8 @@ def _make_base(folder: Path, tokenizers_dir: Path, size: Size, dtype: str) -> No
         initializer_range=0.05,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
     making = folder.with_name("making-base")
     shutil.rmtree(making, ignore_errors=True)
     model.save_pretrained(making)
