@@ -39,6 +39,9 @@ def test_a_known_error_is_a_sentence_and_exit_1(micro_recipe: Path) -> None:
 def test_wrong_usage_is_exit_2(micro_recipe: Path) -> None:
     assert call("validate").returncode == 2
     assert call("run", micro_recipe, "--device", "tpu").returncode == 2
+    alone = call("search", micro_recipe, "--grid", "5")
+    assert alone.returncode == 2
+    assert "--grid goes with --slice." in alone.stderr
     assert call("fly").returncode == 2
 
 
@@ -48,6 +51,15 @@ def test_validate_reads_everything_and_writes_nothing(micro_recipe: Path) -> Non
     assert result.returncode == 0, result.stderr
     assert "no problems" in result.stdout
     assert sorted(micro_recipe.parent.rglob("*")) == before
+
+
+def test_all_paths_that_are_not_there_are_named_at_once(micro_recipe: Path) -> None:
+    result = call("validate", micro_recipe, "--set", "base_model.path=nowhere", "--set", "tasks.ja.path=none.jsonl")
+    assert result.returncode == 1
+    first, *lines = result.stderr.strip().splitlines()
+    assert first == "error: 2 paths of the recipe do not exist (they are relative to its folder):"
+    assert [line.strip().partition(": ")[0] for line in lines] == ["base_model.path", "tasks.ja.path"]
+    assert lines[0].endswith("/nowhere")
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        _end("stopped; the same command goes on where it was", 130)
+        _end("stopped; what was not finished is queued again, and the same command goes on", 130)
     except _Terminated:
         _end("stopped by SIGTERM; what was not finished is queued again, and the same command goes on", 143)
     except BrokenPipeError:

@@ -204,7 +204,9 @@ def show_unfinished(run: RunDir, missing: dict[str, str], as_json: bool) -> None
         return
     click.echo("The run is not finished, or has gone on since it was compared. What it lacks:", err=True)
     for what, command in missing.items():
-        click.echo(f"  {what}: {command}", err=True)
+        # A second command, which wants the first, under it.
+        lines = command.replace("\n", "\n" + " " * (len(what) + 4))
+        click.echo(f"  {what}: {lines}", err=True)
     click.echo(f"To look at: {run.page_path}")
 
 

@@ -38,6 +38,9 @@ from mergekit_optimer.runs import RunDir, enter_run
 from mergekit_optimer.search import check_slice
 from mergekit_optimer.train import started_processes
 
+# Weights of each vector on a slice.
+_N_GRID = 7
+
 
 @click.command()
 @recipe_options
@@ -156,7 +159,7 @@ def _check_training(job: pipeline.Job, datasets: tuple[str, ...], pushed: str | 
 )
 @click.option("--rank-only", is_flag=True, help="With --from: rank its trials by the objective, score nothing.")
 @click.option("--slice", "sliced", metavar="VECTOR[,VECTOR]", help="Then measure the objective around the winner.")
-@click.option("--grid", "n_grid", type=int, default=7, show_default=True, help="With --slice: weights of each vector.")
+@click.option("--grid", "n_grid", type=int, help=f"With --slice: weights of each vector; {_N_GRID} else.")
 @means_options
 @json_option
 def search(
@@ -164,7 +167,7 @@ def search(
     source_dir: Path | None,
     rank_only: bool,
     sliced: str | None,
-    n_grid: int,
+    n_grid: int | None,
     means: pipeline.Means,
     **options: Any,
 ) -> None:
@@ -188,13 +191,16 @@ def search(
       mergekit-optimer search recipe.yaml --ray auto --workers 64
       mergekit-optimer search recipe.yaml --storage postgresql://user@host/database
     """
+    if n_grid is not None and sliced is None:
+        raise click.UsageError("--grid goes with --slice.")
     pipeline.check_means(means, resolve_device(options["device"]))
     moved = source_of_move(means, source_dir, options)
     source_dir = None if moved is not None else source_dir
     job = open_job(**search_options(options, source_dir), source_dir=source_dir)
     named = [name.strip() for name in sliced.split(",")] if sliced is not None else []
+    n_points = _N_GRID if n_grid is None else n_grid
     if named:
-        check_slice(list(job.recipe.pool), named, n_grid)
+        check_slice(list(job.recipe.pool), named, n_points)
     with pipeline.held(job.run, means) as is_ours, watched() as watch:
         if not is_ours:
             click.echo(f"{job.run.root} is another process'; this one helps with its study", err=True)
@@ -207,7 +213,7 @@ def search(
         summary = pipeline.search_weights(job, rank_only, watch, means)
         pipeline.merge_winner(job)
         if named:
-            summary["landscape"] = str(pipeline.measure_landscape(job, named, n_grid))
+            summary["landscape"] = str(pipeline.measure_landscape(job, named, n_points))
     show(summary) if as_json else show_winner(summary, job.run.model_dir)
     click.echo(f"all trials: {dashboard_command(job.run.journal_path, means.storage)}", err=True)
 

@@ -53,7 +53,9 @@ def write_page(run: RunDir) -> Path:
 def missing_parts(run: RunDir) -> dict[str, str]:
     """What the page has nothing of, in words, and the command that makes it, with the run's place on this machine."""
     data = read_page_data(run)
-    missing = missing_commands(run.manifest(), data.weights, _n_run(run), str(run.root))
+    here, root = Path.cwd(), run.root.resolve()
+    place = root.relative_to(here) if root.is_relative_to(here) else root
+    missing = missing_commands(run.manifest(), data.weights, _n_run(run), place.as_posix())
     return {gap.title: gap.command for gap in page_gaps(replace(data, commands=missing.commands))}
 
 

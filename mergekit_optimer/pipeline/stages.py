@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_optimer import corpora
+from mergekit_optimer.errors import DataError
 from mergekit_optimer.evaluate import check_tasks
 from mergekit_optimer.files import content_hash, discard, read_json, write_text
 from mergekit_optimer.merge import merge_to_folder, merge_yaml, portable_yaml
@@ -23,7 +24,7 @@ from mergekit_optimer.pipeline.mixing import (
     training_stage,
 )
 from mergekit_optimer.pipeline.vector_sources import check_vector_sources
-from mergekit_optimer.recipe import DATA_MIXTURE
+from mergekit_optimer.recipe import DATA_MIXTURE, Recipe
 from mergekit_optimer.runs import RunDir
 from mergekit_optimer.tasks import PreparedTask, prepare_tasks, read_max_length, sample_texts
 from mergekit_optimer.train import ALONE, Processes, check_training, train_dataset
@@ -39,6 +40,7 @@ def check_inputs(job: Job) -> None:
         OptimerError: What is wrong, in a sentence.
     """
     recipe = job.recipe
+    _check_paths(recipe)
     log.info("base model %s: %s, fingerprint %s", job.base.label, job.dtype, job.base_fingerprint[:12])
     for tensor_name, tensor in TensorFolder(job.base.path).items():
         check_finite("the base model", tensor_name, tensor)
@@ -52,6 +54,14 @@ def check_inputs(job: Job) -> None:
         check_tasks([*dev_tasks(trial), *held_out_tasks(trial)])
     check_vector_sources(job)
     check_held_out_is_apart(job)
+
+
+def _check_paths(recipe: Recipe) -> None:
+    """Name everything at once that is not there; one thing alone is told by who reads it."""
+    absent = {place: path for place, path in recipe.local_paths().items() if not path.exists()}
+    if len(absent) > 1:
+        told = "".join(f"\n  {place}: {path}" for place, path in absent.items())
+        raise DataError(f"{len(absent)} paths of the recipe do not exist (they are relative to its folder):{told}")
 
 
 def check_held_out_is_apart(job: Job) -> None:

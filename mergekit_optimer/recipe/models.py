@@ -239,6 +239,20 @@ class Recipe(Section):
         """Return a recipe path as an absolute one."""
         return (self.folder / path).resolve()
 
+    def local_paths(self) -> dict[str, Path]:
+        """Every file and folder that the recipe names, as an absolute path, by its dotted place."""
+        found: dict[str, Path] = {}
+
+        def look(value: Any, place: str) -> None:
+            if isinstance(value, dict):
+                for key, inner in value.items():
+                    look(inner, f"{place}.{key}".lstrip("."))
+            elif isinstance(value, str) and place.rpartition(".")[2] in ("path", "file"):
+                found[place] = self.resolve(value)
+
+        look(self.canonical(), "")
+        return found
+
     def canonical(self) -> dict[str, Any]:
         """Return the recipe as plain data, independent of where it lies and of how it was written."""
         return self.model_dump(mode="json")

@@ -7,6 +7,7 @@ started again tries what an uninterrupted one would have.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from time import monotonic as clock
 from typing import Any
 
@@ -108,7 +109,7 @@ class Agenda:
         starts = [weights for weights in levels.values() if not self._outside(weights)] or [self._middle()]
         n_samples, started = self._ledger.first_rung, clock()
         try:
-            climb = climb_gradient(self._slopes, self._spec, self._vectors, starts, n_samples)
+            climb = climb_gradient(_told(self._slopes), self._spec, self._vectors, starts, n_samples)
         except DiskError:
             raise
         except (InfrastructureError, MemoryError) as error:
@@ -178,3 +179,19 @@ class Agenda:
         """Name the vectors whose weight lies outside its interval."""
         intervals = {name: self._spec.interval(name) for name in weights}
         return [name for name, w in weights.items() if not intervals[name].low <= w <= intervals[name].high]
+
+
+def _told(slopes: Slopes) -> Slopes:
+    """The same slopes, with a line for each time they are asked for: each takes as long as several trials."""
+    n_asked = 0
+
+    def tell(weights: Mapping[str, float], n_samples: int) -> tuple[float, dict[str, float]]:
+        nonlocal n_asked
+        n_asked, started = n_asked + 1, clock()
+        value, slope = slopes(weights, n_samples)
+        log.info(
+            "gradient: step %d  value %.4f on %d samples a task  %.1f s", n_asked, value, n_samples, clock() - started
+        )
+        return value, slope
+
+    return tell
