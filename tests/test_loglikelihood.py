@@ -290,8 +290,8 @@ def test_batches_are_bounded_by_tokens_and_by_logits() -> None:
 
 def test_a_large_model_gets_fewer_tokens_at_once_when_activations_are_kept() -> None:
     budget = budget_for("cuda", 262_144)
-    small = gradient_budget(budget, "cuda", hidden_size=512, n_layers=8, itemsize=4)
-    large = gradient_budget(budget, "cuda", hidden_size=5376, n_layers=62, itemsize=2)
+    small = gradient_budget(budget, "cuda", 262_144, hidden_size=512, n_layers=8, itemsize=4)
+    large = gradient_budget(budget, "cuda", 262_144, hidden_size=5376, n_layers=62, itemsize=2)
     assert budget.tokens >= small.tokens > large.tokens >= 64
     assert large.tokens * 24 * 5376 * 62 * 2 <= 8 * 2**30
     assert small.targets == budget.targets // 2

@@ -24,6 +24,9 @@ _MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 _ACTIVATION_BYTES = {"cpu": 1 << 29, "cuda": 1 << 33}
 _VECTORS_KEPT = 24
 _MIN_GRADIENT_TOKENS = 64
+# Logits of a batch with autograd, in elements: they have a gradient of their size beside them. On a CPU more than
+# without, because each batch passes over every parameter's gradient, whatever its length.
+_GRADIENT_LOGITS_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 29}
 # A packed row is run under an explicit mask: with a quarter fewer tokens it was as fast, with 3.2 times fewer 3 times
 # faster (measured on a CPU core, models of 13M and 50M parameters).
 _PACKING_COST = 1.25
@@ -132,13 +135,14 @@ def budget_for(device_type: str, vocab_size: int, tokens: int | None = None) -> 
     return Budget(tokens or _MAX_BATCH_TOKENS[kind], targets)
 
 
-def gradient_budget(budget: Budget, device_type: str, hidden_size: int, n_layers: int, itemsize: int) -> Budget:
-    """What is run at once with autograd, which keeps every layer's activations: about 0.5 GiB on a CPU, 8 GiB else.
-
-    The logits have a gradient of their size beside them, so half as many are made.
-    """
-    kept = _ACTIVATION_BYTES[_known(device_type)] // (_VECTORS_KEPT * hidden_size * n_layers * itemsize)
-    return Budget(min(budget.tokens, max(_MIN_GRADIENT_TOKENS, kept)), max(_MIN_GRADIENT_TOKENS, budget.targets // 2))
+def gradient_budget(
+    budget: Budget, device_type: str, vocab_size: int, hidden_size: int, n_layers: int, itemsize: int
+) -> Budget:
+    """What is run at once with autograd, which keeps every layer's activations: about 0.5 GiB on a CPU, 8 GiB else."""
+    kind = _known(device_type)
+    kept = _ACTIVATION_BYTES[kind] // (_VECTORS_KEPT * hidden_size * n_layers * itemsize)
+    targets = max(_MIN_GRADIENT_TOKENS, _MIN_TARGETS // 2, _GRADIENT_LOGITS_ELEMENTS[kind] // vocab_size)
+    return Budget(min(budget.tokens, max(_MIN_GRADIENT_TOKENS, kept)), targets)
 
 
 def plan(questions: Sequence[Sequence[Request]], budget: Budget, limits: Limits, device: torch.device) -> Plan:

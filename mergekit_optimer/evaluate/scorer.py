@@ -157,7 +157,7 @@ class Scorer:
         """
         docs, coefficients = slope_coefficients(self._tasks, shares, slice(start, n_samples))
         config = cast("Any", self._model.config).get_text_config()
-        sizes = config.hidden_size, config.num_hidden_layers
+        sizes = config.vocab_size, config.hidden_size, config.num_hidden_layers
         parameter = next(self._model.parameters())
         budget = gradient_budget(self._budget, parameter.device.type, *sizes, parameter.dtype.itemsize)
         with self._scoring():

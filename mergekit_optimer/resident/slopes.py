@@ -12,13 +12,18 @@ from mergekit_optimer.resident.sources import Sources
 if TYPE_CHECKING:
     import torch
 
-# Float64 copies of a block of gradient and vector stay in a CPU's cache; a GPU wants few, large launches.
-_BLOCK = {"cpu": 1 << 16, "cuda": 1 << 24}
+# A block of products stays in a CPU's cache; a GPU wants few, large launches.
+_BLOCK = {"cpu": 1 << 18, "cuda": 1 << 24}
+# Products are summed in rows of so many, each by one thread: a dot product's bits would depend on how many there are.
+_ROW = 1 << 10
 
 
 @contextmanager
 def watch_slopes(tensors: list[LiveTensor], vectors: Sequence[str], sources: Sources) -> Iterator[dict[str, float]]:
-    """Within it every backward pass adds <dL/dtheta, tau_k> to the yielded sums (float64) and leaves no gradient."""
+    """Within it every backward pass adds <dL/dtheta, tau_k> to the yielded sums and leaves no gradient.
+
+    Products are taken and summed in rows in float32 (float64 for a float64 model), the rows' sums in float64.
+    """
     sums = dict.fromkeys(vectors, 0.0)
     parts: dict[int, list[LiveTensor]] = {}
     parameters: dict[int, torch.nn.Parameter] = {}
@@ -51,12 +56,19 @@ def watch_slopes(tensors: list[LiveTensor], vectors: Sequence[str], sources: Sou
 
 def _add(sums: dict[str, float], gradient: torch.Tensor, taus: dict[str, torch.Tensor]) -> None:
     """Add the inner products of a gradient with each vector's tensor, block by block."""
-    block_size = _BLOCK["cpu" if gradient.device.type == "cpu" else "cuda"]
-    flat = {name: tau.reshape(-1).split(block_size) for name, tau in taus.items()}
-    totals = {name: gradient.new_zeros((), dtype=gradient.double().dtype) for name in taus}
-    for number, block in enumerate(gradient.reshape(-1).split(block_size)):
-        exact = block.double()
-        for name, blocks in flat.items():
-            totals[name] += exact.dot(blocks[number].double())
-    for name, total in totals.items():
-        sums[name] += float(total)
+    import torch
+
+    device, dtype = gradient.device, torch.promote_types(gradient.dtype, torch.float32)
+    size = min(_BLOCK["cpu" if device.type == "cpu" else "cuda"], max(gradient.numel(), 1))
+    flat = [tau.reshape(-1).split(size) for tau in taus.values()]
+    totals = torch.zeros(len(flat), dtype=torch.float64, device=device)
+    made = torch.empty(size, dtype=dtype, device=device)
+    for number, block in enumerate(gradient.reshape(-1).split(size)):
+        exact, products = block.to(dtype), made[: len(block)]
+        n_whole = len(block) // _ROW * _ROW
+        for place, blocks in enumerate(flat):
+            torch.mul(exact, blocks[number], out=products)
+            rows = products[:n_whole].view(-1, _ROW).sum(1)
+            totals[place] += rows.sum(dtype=torch.float64) + products[n_whole:].sum(dtype=torch.float64)
+    for name, total in zip(taus, totals.tolist(), strict=True):
+        sums[name] += total

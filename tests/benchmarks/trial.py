@@ -1,15 +1,16 @@
-"""A whole trial (merge, 4 tasks, metrics, files) against its forward passes alone."""
+"""A whole trial (merge, 4 tasks, metrics, files) against its forward passes alone, and the slopes against a score."""
 
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from mergekit_optimer.pipeline import Job, MergeAndScorer
 from mergekit_optimer.pipeline.stages import dev_tasks
 from mergekit_optimer.recipe import load_recipe
 from mergekit_optimer.runs import open_run
 
-from .figures import Figure
+from .figures import Figure, least
 from .models import make_pool, make_recipe
 from .setting import Setting
 
@@ -47,4 +48,20 @@ def measure(setting: Setting) -> list[Figure]:
                 f"{min(forwards):.2f} s",
             )
         )
+        slopes_s = least(partial(_slopes_s, merge_and_score, pool.names, setting.n_samples), 2)
+        figures.append(
+            Figure(
+                f"value and slopes, {setting.small} {dtype}, K=4, 4 tasks x {setting.n_samples} samples: times a score",
+                slopes_s / best.score_s,
+                at_most=5,
+                detail=f"{slopes_s:.2f} s against {best.score_s:.2f} s",
+            )
+        )
     return figures
+
+
+def _slopes_s(merge_and_score: MergeAndScorer, names: list[str], n_samples: int) -> float:
+    """Seconds of one step of the gradient warm start on all samples."""
+    started = time.perf_counter()
+    merge_and_score.slopes(dict.fromkeys(names, 0.3), n_samples)
+    return time.perf_counter() - started
