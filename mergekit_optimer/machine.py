@@ -40,6 +40,17 @@ def memory_named(work: str) -> Iterator[None]:
         raise InfrastructureError(f"Memory ran out while {work}; free some, or give less at once.") from error
 
 
+def drop_unused_memory() -> None:
+    """Give back what nobody uses any more: reference cycles, and the blocks that torch keeps of a GPU's memory."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def out_of_memory(error: InfrastructureError) -> bool:
     """Whether a device's memory gave out, rather than the host's."""
     import torch

@@ -374,6 +374,33 @@ def test_a_model_dispatched_over_a_device_map_is_merged_where_its_parts_lie(pool
     assert same(load_model(pool.base, "cpu", device_map={"": "cpu"}), load_model(pool.base, "cpu"))
 
 
+def test_where_the_room_is_gone_before_the_copies_come_none_are_kept(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mergekit_optimer.resident import sources
+
+    def sizes(_self: Any, tensors: Any) -> dict[str, int]:
+        return dict.fromkeys((tensor.name for tensor in tensors), 1)
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sources.Sources, "sizes", sizes)
+    monkeypatch.setattr(sources.Sources, "hold", full)
+    with caplog.at_level(logging.INFO):
+        resident = pool.resident()
+    assert resident.kept_bytes == 0
+    assert "0.0 of the" in caplog.text
+    resident.merge(WEIGHTS[0])
+
+
+def test_what_torch_keeps_for_itself_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10, 80))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 60)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 15)
+    assert memory._free_on(torch.device("cuda", 0)) == 55
+
+
 def test_a_model_larger_than_one_gpu_is_spread_and_all_gpus_count(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     size = (pool.base / "model.safetensors").stat().st_size
     monkeypatch.setattr(memory, "WORKING_BYTES", {"cpu": 0, "cuda": 0})
@@ -421,10 +448,18 @@ def test_a_containers_limit_counts_where_it_is_lower(
     assert machine.available_memory_bytes(tmp_path / "nowhere", tmp_path / "cgroup") is None
 
 
-def test_what_is_kept_beside_the_model_changes_no_bit_and_can_be_let_go(pool: Pool, tmp_path: Path) -> None:
+def test_what_is_kept_beside_the_model_changes_no_bit_and_can_be_let_go(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resident = pool.resident()
     assert resident.kept_bytes == 0
     assert not resident.let_go()
+
+    def copied(tensor: torch.Tensor, _device: torch.device) -> torch.Tensor:
+        return tensor.clone()
+
+    # As to another device: a CPU would be given the mapped tensors themselves.
+    monkeypatch.setattr(resident._sources, "_to", copied)
     whole = sum(parameter.nbytes for parameter in pool.model.parameters())
     # Two vectors, one of them in half the base's bytes: not all of it.
     for room, kept_all in ((whole, False), (3 * whole, True)):
@@ -433,6 +468,11 @@ def test_what_is_kept_beside_the_model_changes_no_bit_and_can_be_let_go(pool: Po
         assert (resident.kept_bytes == 2.5 * whole) is kept_all
         resident.merge(WEIGHTS[0])
         assert same(pool.model, pool.merged(WEIGHTS[0], tmp_path / str(room), "float32"))
+        # The copies are what is merged.
+        held = resident._sources._held["model.norm.weight"]
+        held.base.add_(1.0)
+        resident.merge(WEIGHTS[0])
+        assert not same(pool.model, load_model(tmp_path / str(room), "cpu"))
         assert resident.let_go()
         assert resident.kept_bytes == 0
         resident.merge(dict.fromkeys(pool.vectors, 0.0))

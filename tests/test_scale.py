@@ -93,7 +93,7 @@ def test_sigterm_queues_the_trial_again_and_says_so(searched: Path, tmp_path: Pa
         assert time.monotonic() - asked < 10
     assert search.returncode == 143, stderr
     assert stderr.splitlines()[-1] == (
-        "stopped by SIGTERM; what was not finished is queued again, and the same command goes on"
+        "stopped by SIGTERM; the same command goes on, and does again what was not finished"
     )
     assert "Traceback" not in stderr
     from optuna.trial import TrialState

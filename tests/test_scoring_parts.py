@@ -378,6 +378,7 @@ def test_where_a_gpu_has_no_memory_to_score_the_copies_beside_the_model_go(
 
     scorer = MergeAndScorer(job, dev_tasks(job))
     expected = scorer(WEIGHTS, None, 0, 4).scores
+    scorer(dict.fromkeys(WEIGHTS, 0.0), None, 0, 4)
     score, kept = scorer._scorer.score, scorer._resident
     kept._sources.hold(kept._tensors, {torch.device("cpu"): 1 << 30})
 
@@ -391,7 +392,32 @@ def test_where_a_gpu_has_no_memory_to_score_the_copies_beside_the_model_go(
     assert scorer(WEIGHTS, None, 0, 4).scores == expected
     assert "base and vectors are sent to it for each trial" in caplog.text
     assert kept.kept_bytes == 0
+    # The next merge is sent anew, and right.
+    assert scorer(dict.fromkeys(WEIGHTS, 0.0), None, 0, 4).scores != expected
+    assert scorer(WEIGHTS, None, 0, 4).scores == expected
     monkeypatch.setattr(kept, "let_go", lambda: False)
     kept._sources.hold(kept._tensors, {torch.device("cpu"): 1 << 30})
     with pytest.raises(InfrastructureError, match="Memory ran out while scoring"):
         scorer(WEIGHTS, None, 0, 4)
+
+
+def test_slopes_are_taken_anew_where_memory_ran_out_after_a_batch(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    recipe = job.recipe.model_copy(update={"tasks": {"ja": job.recipe.tasks["ja"]}})
+    alone = replace(job, recipe=recipe)
+    scorer = MergeAndScorer(alone, dev_tasks(alone))
+    expected = scorer.slopes(WEIGHTS, 4)
+    backward, kept = scorer._scorer.backward, scorer._resident
+    kept._sources.hold(kept._tensors, {torch.device("cpu"): 1 << 30})
+
+    def crowded(shares: Any, n_samples: int) -> float:
+        value = backward(shares, n_samples)
+        if kept.kept_bytes:
+            with memory_named("scoring"):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return value
+
+    monkeypatch.setattr(scorer._scorer, "backward", crowded)
+    assert scorer.slopes(WEIGHTS, 4) == expected
+    assert kept.kept_bytes == 0

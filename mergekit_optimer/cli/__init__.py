@@ -62,9 +62,9 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        _end("stopped; what was not finished is queued again, and the same command goes on", 130)
+        _end("stopped; the same command goes on, and does again what was not finished", 130)
     except _Terminated:
-        _end("stopped by SIGTERM; what was not finished is queued again, and the same command goes on", 143)
+        _end("stopped by SIGTERM; the same command goes on, and does again what was not finished", 143)
     except BrokenPipeError:
         # The reader of stdout is gone; nothing is left to say, and the interpreter must not try to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

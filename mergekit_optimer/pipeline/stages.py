@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -58,7 +59,8 @@ def check_inputs(job: Job) -> None:
 
 def _check_paths(recipe: Recipe) -> None:
     """Name everything at once that is not there; one thing alone is told by who reads it."""
-    absent = {place: path for place, path in recipe.local_paths().items() if not path.exists()}
+    # Path.exists raises where a folder above may not be read.
+    absent = {place: path for place, path in recipe.local_paths().items() if not os.path.exists(path)}  # noqa: PTH110
     if len(absent) > 1:
         told = "".join(f"\n  {place}: {path}" for place, path in absent.items())
         raise DataError(f"{len(absent)} paths of the recipe do not exist (they are relative to its folder):{told}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mergekit_optimer.errors import InfrastructureError, NotFiniteError
 from mergekit_optimer.evaluate import PartScores, Scorer, load_model
 from mergekit_optimer.files import write_text
-from mergekit_optimer.machine import out_of_memory
+from mergekit_optimer.machine import drop_unused_memory, out_of_memory
 from mergekit_optimer.merge import merge_yaml
 from mergekit_optimer.pipeline.job import Job
 from mergekit_optimer.resident import ResidentMerge, check_memory
@@ -53,6 +53,8 @@ class MergeAndScorer:
     def _live(self) -> torch.nn.Module:
         """The model whose weights every trial overwrites: the base, in the base's dtype."""
         job = self._job
+        # A search before this one may have filled a GPU with its copies.
+        drop_unused_memory()
         check_memory(job.base.path, job.pool.folders, job.device)
         return load_model(job.base.path, job.device, job.recipe.base_model.trust_remote_code)
 
@@ -62,7 +64,8 @@ class MergeAndScorer:
 
     @cached_property
     def _scorer(self) -> Scorer:
-        return Scorer(self._live, self._job.base.path, self._tasks, device=self._job.device)
+        job = self._job
+        return self._with_room(lambda: Scorer(self._live, job.base.path, self._tasks, device=job.device))
 
     def load(self) -> None:
         """Load model, pool and tasks now, so that what cannot be loaded is said before the first trial.
@@ -162,7 +165,7 @@ class MergeAndScorer:
         """Score a model that is not finite: its merge gave no folder."""
         self.load()
         self._collapse()
-        return self._scorer.score()
+        return self._with_room(self._scorer.score)
 
     def slopes(self, weights: Mapping[str, float], n_samples: int) -> tuple[float, dict[str, float]]:
         """Value and slope of the objective's log-likelihoods on the first n samples of each task.
@@ -200,7 +203,7 @@ class MergeAndScorer:
             return
         self._held = None
         try:
-            self._resident.merge(weights)
+            self._with_room(lambda: self._resident.merge(weights))
         except NotFiniteError as error:
             log.info("%s", error)
             self._collapse()
@@ -213,6 +216,7 @@ class MergeAndScorer:
         except InfrastructureError as error:
             if not out_of_memory(error) or not self._resident.let_go():
                 raise
+        drop_unused_memory()
         log.warning("The GPU's memory ran out: from now on base and vectors are sent to it for each trial.")
         return work()
 

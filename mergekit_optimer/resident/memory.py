@@ -29,7 +29,7 @@ def check_memory(base_dir: Path, vector_dirs: Mapping[str, Path], device: str) -
     from disk.
 
     Args:
-        device: "cpu", or a CUDA device, to which vectors stream tensor by tensor.
+        device: "cpu", or a CUDA device, which is sent what it has no room to keep tensor by tensor.
 
     Raises:
         InfrastructureError: It does not fit; the message gives the sum by part.
@@ -94,7 +94,8 @@ def _free_on(device: torch.device) -> int:
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)
-    return int(free)
+    # What torch has freed and keeps for itself counts as used there.
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def _gb(n_bytes: int) -> str:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergekit_optimer.errors import MergeError, NotFiniteError
+from mergekit_optimer.errors import InfrastructureError, MergeError, NotFiniteError
 from mergekit_optimer.kernel import Term, add_vectors
-from mergekit_optimer.machine import memory_named
+from mergekit_optimer.machine import memory_named, out_of_memory
 from mergekit_optimer.resident.live_tensors import LiveTensor, check_in_memory, find_live_tensors, some
 from mergekit_optimer.resident.memory import rooms_on_gpus
 from mergekit_optimer.resident.slopes import watch_slopes
@@ -74,8 +74,14 @@ class ResidentMerge:
         if not sizes:
             return
         rooms = rooms_on_gpus({tensor.view.device for tensor in self._tensors}, max(sizes.values()))
-        with memory_named("sending base and vectors to the GPU"):
-            self._sources.hold(self._tensors, rooms)
+        try:
+            with memory_named("sending base and vectors to the GPU"):
+                self._sources.hold(self._tensors, rooms)
+        except InfrastructureError as error:
+            # Somebody else took it meanwhile; a merge can do without.
+            if not out_of_memory(error):
+                raise
+            self.let_go()
         held, total = self.kept_bytes, sum(sizes.values())
         rest = "" if held == total else "; the rest is sent for each trial"
         log.info("%.1f of the %.1f GB of base and vectors are kept on the GPU%s", held / 1e9, total / 1e9, rest)
@@ -117,6 +123,8 @@ class ResidentMerge:
             yield sums
 
     def _merge_tensor(self, tensor: LiveTensor, live: dict[str, float]) -> None:
+        # First, because it may read all vectors' tensors, which must be gone before these come.
+        is_finite = self._surely_finite(tensor, live)
         view, source = tensor.view, self._sources.read(tensor, list(live))
         base, terms = source.base, [Term(weight, source.deltas[name]) for name, weight in live.items()]
         if view.dtype == base.dtype:
@@ -124,7 +132,7 @@ class ResidentMerge:
         else:
             # As saving in the base's dtype and loading in the model's would.
             view.copy_(add_vectors(base, terms))
-        if not self._surely_finite(tensor, live) and not bool(view.isfinite().all()):
+        if not is_finite and not bool(view.isfinite().all()):
             raise NotFiniteError(
                 f"The merge gives NaN or Inf in {tensor.name}; the weights are too large for {base.dtype}."
             )

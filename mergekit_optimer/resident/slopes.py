@@ -36,7 +36,7 @@ def watch_slopes(tensors: list[LiveTensor], vectors: Sequence[str], sources: Sou
         gradient, parameter.grad = parameter.grad, None
         assert gradient is not None
         for part in parts[id(parameter)]:
-            _add(sums, part.of_gradient(gradient), sources.read(part, vectors).deltas)
+            _add(sums, part.of_gradient(gradient), sources.deltas(part, vectors))
 
     before = {key: (parameter.requires_grad, parameter.grad) for key, parameter in parameters.items()}
     hooks: list[Any] = []

@@ -76,6 +76,9 @@ class Sources:
             if source.size_bytes <= left.get(device, 0):
                 left[device] -= source.size_bytes
                 self._held[tensor.name] = self._sent(source, device, list(source.deltas))
+        if len(self._held) == len(self._mapped):
+            # Nothing is left to be sent, so its pinned memory can go.
+            self._rings.clear()
 
     def let_go(self) -> bool:
         """Drop the copies; whether there were any."""
@@ -89,11 +92,22 @@ class Sources:
             return Source(held.base, {vector: held.deltas[vector] for vector in vectors})
         return self._sent(self._mapped[tensor.name], tensor.view.device, vectors)
 
+    def deltas(self, tensor: LiveTensor, vectors: Sequence[str]) -> dict[str, torch.Tensor]:
+        """These vectors' parts alone, where the live tensor lies."""
+        device = tensor.view.device
+        if tensor.name in self._held:
+            return {vector: self._held[tensor.name].deltas[vector] for vector in vectors}
+        return {vector: self._to(self._mapped[tensor.name].deltas[vector], device) for vector in vectors}
+
     def _sent(self, source: Source, device: torch.device, vectors: Sequence[str]) -> Source:
+        return Source(
+            self._to(source.base, device), {vector: self._to(source.deltas[vector], device) for vector in vectors}
+        )
+
+    def _to(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         if device.type != "cuda":
-            return Source(source.base.to(device), {vector: source.deltas[vector].to(device) for vector in vectors})
-        ring = self._rings.setdefault(device, _Ring(device))
-        return Source(ring.send(source.base), {vector: ring.send(source.deltas[vector]) for vector in vectors})
+            return tensor.to(device)
+        return self._rings.setdefault(device, _Ring(device)).send(tensor)
 
 
 class _Ring:

@@ -37,16 +37,13 @@ def measure(setting: Setting) -> list[Figure]:
     loaded_s = time.perf_counter() - started
     n_bytes = (N_VECTORS + 2) * pool.n_parameters * 2
 
-    def merged(times: int) -> float:
-        merge.merge(weights)
-        return least(lambda: _timed(lambda: merge.merge(weights)), times)
-
-    kept_s, copied = merged(n), _device_copy_speed(n)
+    kept_s, copied = _merge_s(merge, weights, n), _device_copy_speed(n)
     scoring = _scoring(setting, pool, model, merge, what)
     merge.let_go()
     torch.cuda.empty_cache()
-    sent_s, plain_s, link = merged(n), least(lambda: _plain_send(pool), 2), _link_speed(n)
-    model.to("meta")
+    sent_s, plain_s, link = _merge_s(merge, weights, n), least(lambda: _plain_send(pool), 2), _link_speed(n)
+    # Nothing of ours lies on the GPU while mergekit merges there.
+    del merge, model
     torch.cuda.empty_cache()
     ingredients = {name: Ingredient(str(folder)) for name, folder in pool.vector_dirs.items()}
     text = merge_yaml(str(pool.base_dir), ingredients, weights, "bfloat16")
@@ -84,6 +81,11 @@ def measure(setting: Setting) -> list[Figure]:
         ),
         *scoring,
     ]
+
+
+def _merge_s(merge: ResidentMerge, weights: dict[str, float], n: int) -> float:
+    merge.merge(weights)
+    return least(lambda: _timed(lambda: merge.merge(weights)), n)
 
 
 def _scoring(setting: Setting, pool: Pool, model: torch.nn.Module, merge: ResidentMerge, what: str) -> list[Figure]:
