@@ -112,8 +112,11 @@ def test_a_full_disk_while_saving_leaves_nothing_half(
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(micro_recipe: Path, tmp_path: Path) -> None:
     words = ["run", str(micro_recipe), "--run-dir", str(tmp_path / "run"), "--set", "train.mixture=null"]
+    # Whoever runs the tests in the background of a script has them, and this process, ignore it.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [*COMMAND[:2], heeding + COMMAND[2], *words]
     # Far more trials than run while the signal is on its way.
-    process = subprocess.Popen([*COMMAND, *words, "--set", "search.n_trials=500"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, "--set", "search.n_trials=500"], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("trial 2/"):
