@@ -112,6 +112,12 @@ def new_folder(target: Path) -> Iterator[Path]:
         ) from error
 
 
+def named_here(path: Path) -> str | None:
+    """A path as a command in the working folder would name it; None where it lies elsewhere."""
+    here, whole = Path.cwd(), path.resolve()
+    return whole.relative_to(here).as_posix() if whole.is_relative_to(here) else None
+
+
 def discard(path: Path) -> None:
     """Delete a folder or a file; nothing where there is none."""
     if path.is_dir():

@@ -96,6 +96,14 @@ def base_dir(tiny_model: Callable[..., Path]) -> Path:
     return tiny_model("base")
 
 
+@pytest.fixture
+def pool(tiny_model: Callable[..., Path], tmp_path: Path) -> Any:
+    """A ``merge_pool.Pool`` of tiny Llamas."""
+    from merge_pool import Pool
+
+    return Pool(tiny_model, tmp_path)
+
+
 def make_scores(shifts: dict[str, dict[str, float]], n: int, seed: int) -> dict[str, Any]:
     """Model -> task -> scores from model -> task -> shift: samples share their difficulty, models differ by the shift.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from merge_pool import Maker, Pool, bits, same
 
 from mergekit_optimer.cli import cli
 from mergekit_optimer.evaluate import load_model
@@ -18,33 +17,10 @@ from mergekit_optimer.kernel import Term, add_vectors
 from mergekit_optimer.merge import Ingredient, merge_yaml
 from mergekit_optimer.method import register
 from mergekit_optimer.resident import ResidentMerge, memory
-from mergekit_optimer.vectors import extract_vector
 
-Maker = Callable[..., Path]
 WEIGHTS = {"ja": 0.8, "math": -0.35}
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-
-
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().contiguous().view(INTEGERS[tensor.element_size()])
-
-
-def same(model: torch.nn.Module, expected: torch.nn.Module) -> bool:
-    theirs = expected.state_dict()
-    return all(torch.equal(bits(ours), bits(theirs[name])) for name, ours in model.state_dict().items())
-
-
-def make_pool(make: Maker, folder: Path, **options: Any) -> tuple[Path, dict[str, Path]]:
-    """A base, and two vectors over it in two dtypes."""
-    base = make(f"base-{folder.name}", **options)
-    vectors = {}
-    for seed, (name, dtype) in enumerate((("ja", "float32"), ("math", "bfloat16")), 1):
-        checkpoint = make(f"{name}-{folder.name}", seed=seed)
-        extract_vector(name, checkpoint, base, folder / name, "base", dtype)
-        vectors[name] = folder / name
-    return base, vectors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -65,7 +41,8 @@ def test_a_sum_has_the_bits_of_a_cpu(dtype: torch.dtype, kinds: tuple[torch.dtyp
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_live_model_is_the_same_on_gpu_and_cpu(tiny_model: Maker, tmp_path: Path, dtype: str, kept: bool) -> None:
-    base, vectors = make_pool(tiny_model, tmp_path, dtype=dtype)
+    made = Pool(tiny_model, tmp_path, dtype=dtype)
+    base, vectors = made.base, made.vectors
     there, here = load_model(base, "cuda"), load_model(base, "cpu")
     on_gpu, on_cpu = (ResidentMerge(model, base, vectors) for model in (there, here))
     if not kept:
@@ -79,7 +56,8 @@ def test_the_live_model_is_the_same_on_gpu_and_cpu(tiny_model: Maker, tmp_path: 
 def test_copies_are_kept_while_there_is_room_and_the_rest_is_sent(
     tiny_model: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, vectors = make_pool(tiny_model, tmp_path)
+    made = Pool(tiny_model, tmp_path)
+    base, vectors = made.base, made.vectors
     here = load_model(base, "cpu")
     ResidentMerge(here, base, vectors).merge(WEIGHTS)
     whole = sum(parameter.nbytes for parameter in here.parameters())
@@ -113,7 +91,8 @@ def test_mergekit_writes_the_same_bits_there(tiny_model: Maker, tmp_path: Path) 
     from mergekit.options import MergeOptions
 
     register()
-    base, vectors = make_pool(tiny_model, tmp_path, dtype="bfloat16")
+    made = Pool(tiny_model, tmp_path, dtype="bfloat16")
+    base, vectors = made.base, made.vectors
     ingredients = {name: Ingredient(str(path)) for name, path in vectors.items()}
     text = merge_yaml(str(base), ingredients, WEIGHTS, "bfloat16")
     options = MergeOptions(device="cuda", quiet=True, write_model_card=False, copy_tokenizer=True)
@@ -124,7 +103,8 @@ def test_mergekit_writes_the_same_bits_there(tiny_model: Maker, tmp_path: Path) 
 
 
 def test_slopes_agree(tiny_model: Maker, tmp_path: Path) -> None:
-    base, vectors = make_pool(tiny_model, tmp_path)
+    made = Pool(tiny_model, tmp_path)
+    base, vectors = made.base, made.vectors
     ids = (torch.arange(24) * 7 % 384)[None]
     found = []
     for device in ("cpu", "cuda", "cuda"):

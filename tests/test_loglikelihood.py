@@ -8,31 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import part_samples
 import pytest
-from conftest import TEXT
+from part_samples import prepared
 
 from mergekit_optimer.errors import TaskError
 from mergekit_optimer.evaluate import Scorer, load_model
 from mergekit_optimer.evaluate.plan import Budget, Limits, Request, budget_for, gradient_budget, plan
-from mergekit_optimer.tasks import PreparedTask, prepare_tasks
+from mergekit_optimer.tasks import PreparedTask
 
 Maker = Callable[..., Any]
 
-DOCUMENTS = [{"text": f"{TEXT[number % len(TEXT)]} ({number})"} for number in range(8)]
-QUESTIONS = [
-    {"question": f"Question: {a} + {b} = ?\nAnswer:", "choices": [str(a + b + c) for c in range(3)], "answer": 0}
-    for a in range(3)
-    for b in range(2)
-]
-# Long contexts and choices of several tokens: worth a packed row.
-STORIES = [
-    {
-        "question": f"{TEXT[number % 3]} {number} What comes next?",
-        "choices": ["the moon sat", "apples have Tom", f"looked at {number} add the mat", "on"],
-        "answer": number % 4,
-    }
-    for number in range(6)
-]
+# Fewer of them: each is also run one by one.
+DOCUMENTS, QUESTIONS, STORIES = part_samples.DOCUMENTS[:8], part_samples.QUESTIONS[:6], part_samples.STORIES[:6]
 GREETINGS = [{"question": f"{a} + 2 =", "answer": f"{a + 2}"} for a in range(5)]
 SECTIONS: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "ja": ({"kind": "text", "max_tokens": 60}, DOCUMENTS),
@@ -42,12 +30,6 @@ SECTIONS: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "gen": ({"kind": "generate", "max_new_tokens": 4}, GREETINGS),
 }
 ARCHITECTURES = ["llama", "qwen3", "gemma3_text", "gpt2"]
-
-
-def prepared(recipe: Any, model_dir: Path, out_dir: Path) -> list[PreparedTask]:
-    from transformers import AutoTokenizer
-
-    return prepare_tasks(recipe.tasks, recipe, AutoTokenizer.from_pretrained(model_dir), 128, out_dir)
 
 
 @pytest.fixture(scope="module")

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from merge_pool import WEIGHTS, Maker, Pool, loss, same
 from safetensors.torch import load_file, save_file
 
-from mergekit_optimer import machine
-from mergekit_optimer.errors import InfrastructureError, MergeError, NotFiniteError
+from mergekit_optimer.errors import MergeError, NotFiniteError
 from mergekit_optimer.evaluate import load_model
 from mergekit_optimer.kernel import Term, add_vectors
-from mergekit_optimer.merge import Ingredient, merge_to_folder, merge_yaml
-from mergekit_optimer.resident import ResidentMerge, check_memory, is_spread, memory
-from mergekit_optimer.vectors import TensorFolder, extract_vector, file_sha256
+from mergekit_optimer.resident import ResidentMerge
+from mergekit_optimer.vectors import TensorFolder, file_sha256
 
-Maker = Callable[..., Path]
-WEIGHTS = [
-    {"ja": 0.8, "math": -0.35},
-    {"ja": 0.0, "math": 1.0},
-    {"ja": -1.25, "math": 0.1},
-    {"ja": 0.0, "math": 0.0},
-    {"ja": 0.5, "math": 0.5},
-]
 ARCHITECTURES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
     ("llama", {"tied": False}),
@@ -45,55 +34,6 @@ EXPERTS: list[tuple[str, dict[str, Any]]] = [
     ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
     ("mixtral", {"num_local_experts": 4}),
 ]
-
-
-class Pool:
-    """A base, two vectors over it, and a live model."""
-
-    def __init__(self, make: Maker, folder: Path, arch: str = "llama", **options: Any) -> None:
-        self.base = make(f"base-{folder.name}", arch=arch, **options)
-        kept = {key: value for key, value in options.items() if key != "dtype"}
-        self.vectors = {}
-        for seed, name in enumerate(("ja", "math"), 1):
-            checkpoint = make(f"{name}-{folder.name}", arch=arch, seed=seed, **kept)
-            # One vector in each storage dtype.
-            dtype = "bfloat16" if name == "math" else "float32"
-            extract_vector(name, checkpoint, self.base, folder / name, "base", dtype)
-            self.vectors[name] = folder / name
-        self.model = load_model(self.base, "cpu")
-
-    def resident(self) -> ResidentMerge:
-        return ResidentMerge(self.model, self.base, self.vectors)
-
-    def merged(self, weights: dict[str, float], out_dir: Path, dtype: str) -> torch.nn.Module:
-        """What mergekit writes for these weights, loaded."""
-        ingredients = {name: Ingredient(str(path)) for name, path in self.vectors.items()}
-        merge_to_folder(merge_yaml(str(self.base), ingredients, weights, dtype), out_dir)
-        return load_model(out_dir, "cpu")
-
-
-@pytest.fixture
-def pool(tiny_model: Maker, tmp_path: Path) -> Pool:
-    return Pool(tiny_model, tmp_path)
-
-
-def same(model: torch.nn.Module, expected: torch.nn.Module) -> bool:
-    """Whether two models hold the same bits under the same names."""
-    ours, theirs = model.state_dict(), expected.state_dict()
-    integers = {2: torch.int16, 4: torch.int32}
-    return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == tensor.dtype
-        and torch.equal(ours[name].view(integers[tensor.element_size()]), tensor.view(integers[tensor.element_size()]))
-        for name, tensor in theirs.items()
-    )
-
-
-def loss(model: torch.nn.Module) -> torch.Tensor:
-    ids = (torch.arange(24) * 7 % 384)[None]
-    with torch.enable_grad():
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, :-1]
-        # transformers' own loss is float32 whatever the model.
-        return torch.nn.functional.cross_entropy(logits, ids[0, 1:])
 
 
 @pytest.mark.parametrize(("arch", "options"), ARCHITECTURES)
@@ -292,77 +232,6 @@ def test_what_the_dtype_cannot_hold_is_said_and_the_next_merge_is_right(
     assert same(pool.model, load_model(pool.base, "cpu"))
 
 
-@pytest.mark.parametrize(
-    ("arch", "options"),
-    [("llama", {}), ("llama", {"tied": False}), ("gpt2", {}), ("mixtral", {"num_local_experts": 4})],
-)
-def test_slopes_are_the_finite_differences(
-    tiny_model: Maker, tmp_path: Path, arch: str, options: dict[str, Any]
-) -> None:
-    pool = Pool(tiny_model, tmp_path, arch, **options)
-    pool.model = load_model(pool.base, "cpu", dtype=torch.float64)
-    if arch == "mixtral":
-        # The grouped product knows no float64.
-        pool.model.set_experts_implementation("eager")
-    resident = pool.resident()
-    at = {"ja": 0.3, "math": -0.2}
-    resident.merge(at)
-    with resident.slopes() as slopes:
-        loss(pool.model).backward()
-
-    def value(weights: dict[str, float]) -> float:
-        resident.merge(weights)
-        return loss(pool.model).item()
-
-    for name in at:
-
-        def difference(step: float, name: str = name) -> float:
-            return (value(at | {name: at[name] + step}) - value(at | {name: at[name] - step})) / (2 * step)
-
-        # Two steps cancel the curvature: smaller ones drown in the float32 of the files and of the norms.
-        expected = (4 * difference(5e-3) - difference(1e-2)) / 3
-        assert slopes[name] == pytest.approx(expected, rel=2e-3, abs=2e-5)
-
-
-def test_slopes_add_up_over_batches_and_leave_the_model_as_it_was(pool: Pool) -> None:
-    resident = pool.resident()
-    first = next(pool.model.parameters())
-    for parameter in pool.model.parameters():
-        parameter.requires_grad_(parameter is first)
-    first.grad = torch.ones_like(first)
-    with resident.slopes() as slopes:
-        assert slopes == {"ja": 0.0, "math": 0.0}
-        loss(pool.model).backward()
-        once = dict(slopes)
-        assert all(parameter.grad is None for parameter in pool.model.parameters())
-        loss(pool.model).backward()
-    assert slopes == {name: pytest.approx(2 * slope) for name, slope in once.items()}
-    assert all(slope != 0.0 for slope in once.values())
-    assert [p.requires_grad for p in pool.model.parameters()] == [p is first for p in pool.model.parameters()]
-    assert torch.equal(first.grad, torch.ones_like(first))
-    loss(pool.model).backward()
-    assert slopes == {name: pytest.approx(2 * slope) for name, slope in once.items()}
-
-
-def test_a_model_that_does_not_fit_is_refused_with_the_sum(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(memory, "WORKING_BYTES", {"cpu": 0, "cuda": 0})
-    size = (pool.base / "model.safetensors").stat().st_size
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda: size - 1)
-    with pytest.raises(InfrastructureError, match=r"base 0.0 GB \+ 2 vectors 0.0 GB mapped .* 0.0 GB are free"):
-        check_memory(pool.base, pool.vectors, "cpu")
-    with caplog.at_level(logging.WARNING):
-        monkeypatch.setattr(memory, "available_memory_bytes", lambda: 100 * size)
-        check_memory(pool.base, pool.vectors, "cpu")
-        monkeypatch.setattr(memory, "available_memory_bytes", lambda: None)
-        check_memory(pool.base, pool.vectors, "cpu")
-        assert not caplog.records
-        monkeypatch.setattr(memory, "available_memory_bytes", lambda: 2 * size)
-        check_memory(pool.base, pool.vectors, "cpu")
-    assert "reads from disk again" in caplog.text
-
-
 def test_a_model_dispatched_over_a_device_map_is_merged_where_its_parts_lie(pool: Pool, tmp_path: Path) -> None:
     from accelerate import dispatch_model
 
@@ -372,115 +241,3 @@ def test_a_model_dispatched_over_a_device_map_is_merged_where_its_parts_lie(pool
     resident.merge(WEIGHTS[0])
     assert same(dispatched, pool.merged(WEIGHTS[0], tmp_path / "merged", "float32"))
     assert same(load_model(pool.base, "cpu", device_map={"": "cpu"}), load_model(pool.base, "cpu"))
-
-
-def test_where_the_room_is_gone_before_the_copies_come_none_are_kept(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from mergekit_optimer.resident import sources
-
-    def sizes(_self: Any, tensors: Any) -> dict[str, int]:
-        return dict.fromkeys((tensor.name for tensor in tensors), 1)
-
-    def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(sources.Sources, "sizes", sizes)
-    monkeypatch.setattr(sources.Sources, "hold", full)
-    with caplog.at_level(logging.INFO):
-        resident = pool.resident()
-    assert resident.kept_bytes == 0
-    assert "0.0 of the" in caplog.text
-    resident.merge(WEIGHTS[0])
-
-
-def test_what_torch_keeps_for_itself_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10, 80))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 60)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 15)
-    assert memory._free_on(torch.device("cuda", 0)) == 55
-
-
-def test_a_model_larger_than_one_gpu_is_spread_and_all_gpus_count(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = (pool.base / "model.safetensors").stat().st_size
-    monkeypatch.setattr(memory, "WORKING_BYTES", {"cpu": 0, "cuda": 0})
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (size - 1, size))
-    assert is_spread(pool.base, "cuda")
-    assert not is_spread(pool.base, "cuda:0")
-    # Two halves hold the model, its two vectors' tensors on their way do not fit beside it.
-    with pytest.raises(InfrastructureError, match="does not fit into cuda: base"):
-        check_memory(pool.base, pool.vectors, "cuda")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (4 * size, 4 * size))
-    assert not is_spread(pool.base, "cuda")
-    check_memory(pool.base, pool.vectors, "cuda")
-
-
-@pytest.mark.parametrize(
-    ("line", "folder", "files", "left"),
-    [
-        ("0::/job", "job", {"memory.max": "3000000", "memory.current": "2000000", "memory.stat": ""}, 1_000_000),
-        ("0::/", "", {"memory.max": "max", "memory.current": "2000000", "memory.stat": ""}, 8_192_000),
-        ("0::/a/b", "a", {"memory.max": "30000", "memory.current": "5000", "memory.stat": "inactive_file 7"}, 25_007),
-        (
-            "4:cpu,memory:/job",
-            "memory/job",
-            {
-                "memory.limit_in_bytes": "3000000",
-                "memory.usage_in_bytes": "2500000",
-                "memory.stat": "inactive_file 1\ntotal_inactive_file 100",
-            },
-            500_100,
-        ),
-    ],
-)  # fmt: skip
-def test_a_containers_limit_counts_where_it_is_lower(
-    tmp_path: Path, line: str, folder: str, files: dict[str, str], left: int
-) -> None:
-    (tmp_path / "proc" / "self").mkdir(parents=True)
-    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
-    (tmp_path / "proc" / "self" / "cgroup").write_text(f"1:name=systemd:/x\n{line}\n")
-    group = tmp_path / "cgroup" / folder
-    group.mkdir(parents=True)
-    for name, text in files.items():
-        (group / name).write_text(text)
-    assert machine.available_memory_bytes(tmp_path / "proc", tmp_path / "cgroup") == left
-    assert machine.available_memory_bytes(tmp_path / "nowhere", tmp_path / "cgroup") is None
-
-
-def test_what_is_kept_beside_the_model_changes_no_bit_and_can_be_let_go(
-    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resident = pool.resident()
-    assert resident.kept_bytes == 0
-    assert not resident.let_go()
-
-    def copied(tensor: torch.Tensor, _device: torch.device) -> torch.Tensor:
-        return tensor.clone()
-
-    # As to another device: a CPU would be given the mapped tensors themselves.
-    monkeypatch.setattr(resident._sources, "_to", copied)
-    whole = sum(parameter.nbytes for parameter in pool.model.parameters())
-    # Two vectors, one of them in half the base's bytes: not all of it.
-    for room, kept_all in ((whole, False), (3 * whole, True)):
-        resident._sources.hold(resident._tensors, {torch.device("cpu"): room})
-        assert 0 < resident.kept_bytes <= room
-        assert (resident.kept_bytes == 2.5 * whole) is kept_all
-        resident.merge(WEIGHTS[0])
-        assert same(pool.model, pool.merged(WEIGHTS[0], tmp_path / str(room), "float32"))
-        # The copies are what is merged.
-        held = resident._sources._held["model.norm.weight"]
-        held.base.add_(1.0)
-        resident.merge(WEIGHTS[0])
-        assert not same(pool.model, load_model(tmp_path / str(room), "cpu"))
-        assert resident.let_go()
-        assert resident.kept_bytes == 0
-        resident.merge(dict.fromkeys(pool.vectors, 0.0))
-
-
-def test_the_room_on_a_gpu_is_what_scoring_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus = [torch.device("cuda", 0), torch.device("cuda", 1)]
-    free = {gpus[0]: 40 << 30, gpus[1]: 8 << 30}
-    monkeypatch.setattr(memory, "_free_on", lambda device: free[device])
-    rooms = memory.rooms_on_gpus([*gpus, torch.device("cpu")], 1 << 30)
-    assert rooms == {gpus[0]: (40 - 8 - 4 - 1) << 30, gpus[1]: 0}

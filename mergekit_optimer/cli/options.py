@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from mergekit_optimer.errors import OptimerError
+from mergekit_optimer.files import named_here
 from mergekit_optimer.pipeline import (
     TRIAL_TIMEOUT_S,
     Job,
@@ -222,5 +223,4 @@ def _command(recipe_path: Path, overrides: tuple[str, ...], source_dir: Path | N
 
 
 def _shown(path: Path) -> str:
-    here, whole = Path.cwd(), path.resolve()
-    return whole.relative_to(here).as_posix() if whole.is_relative_to(here) else whole.name
+    return named_here(path) or path.resolve().name

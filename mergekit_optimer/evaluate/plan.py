@@ -141,7 +141,7 @@ def gradient_budget(
     """What is run at once with autograd, which keeps every layer's activations: about 0.5 GiB on a CPU, 8 GiB else."""
     kind = _known(device_type)
     kept = _ACTIVATION_BYTES[kind] // (_VECTORS_KEPT * hidden_size * n_layers * itemsize)
-    targets = max(_MIN_GRADIENT_TOKENS, _MIN_TARGETS // 2, _GRADIENT_LOGITS_ELEMENTS[kind] // vocab_size)
+    targets = max(_MIN_TARGETS // 2, _GRADIENT_LOGITS_ELEMENTS[kind] // vocab_size)
     return Budget(min(budget.tokens, max(_MIN_GRADIENT_TOKENS, kept)), targets)
 
 

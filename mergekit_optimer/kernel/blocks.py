@@ -59,8 +59,10 @@ def add_in_blocks(base: torch.Tensor, terms: Sequence[Term], out: torch.Tensor) 
                 torch.mul(shift, weight, out=sums)
             else:
                 sums.add_(shift, alpha=weight)
-        if into.dtype == dtype or fuses:
-            torch.add(sums, from_base if fuses else exact(from_base), out=into)
+        if fuses:
+            torch.add(sums, from_base, out=into)
+        elif into.dtype == dtype:
+            torch.add(sums, exact(from_base), out=into)
         else:
             into.copy_(sums.add_(exact(from_base)))
 

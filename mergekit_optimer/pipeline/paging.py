@@ -5,7 +5,6 @@ Nothing but the run folder is read: no recipe file, no model; of runs beside it 
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 
 from mergekit_optimer.cards import without_secrets
 from mergekit_optimer.errors import RunFolderError
-from mergekit_optimer.files import content_hash, read_json, write_json, write_text
+from mergekit_optimer.files import content_hash, named_here, read_json, write_json, write_text
 from mergekit_optimer.page import PageData, page_gaps, read_analyses, render_page
 from mergekit_optimer.pipeline.current import current_analyses
 from mergekit_optimer.pipeline.missing import missing_commands
@@ -53,9 +52,8 @@ def write_page(run: RunDir) -> Path:
 def missing_parts(run: RunDir) -> dict[str, str]:
     """What the page has nothing of, in words, and the command that makes it, with the run's place on this machine."""
     data = read_page_data(run)
-    here, root = Path.cwd(), run.root.resolve()
-    place = root.relative_to(here) if root.is_relative_to(here) else root
-    missing = missing_commands(run.manifest(), data.weights, _n_run(run), place.as_posix())
+    place = named_here(run.root) or str(run.root)
+    missing = missing_commands(run.manifest(), data.weights, _n_run(run), place)
     return {gap.title: gap.command for gap in page_gaps(replace(data, commands=missing.commands))}
 
 
@@ -81,7 +79,7 @@ def read_page_data(run: RunDir) -> PageData:
     winner = summary["winner"] if summary else {"number": None, "weights": {}}
     report, note = _report(run)
     analyses, left_out = current_analyses(run)
-    missing = missing_commands(manifest, winner["weights"], _n_run(run), _shown(run.root))
+    missing = missing_commands(manifest, winner["weights"], _n_run(run), named_here(run.root) or run.root.name)
     first = spec.rungs[0].n_samples
     return PageData(
         name=manifest["recipe"]["name"],
@@ -185,8 +183,3 @@ def _unfinished(data: PageData, analysis: dict[str, Any]) -> dict[str, Any]:
         "analysis": without_secrets(analysis),
         "missing": {gap.title: gap.command for gap in page_gaps(data)},
     }
-
-
-def _shown(path: Path) -> str:
-    """A path as a command here would name it, without the folders above."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path.name

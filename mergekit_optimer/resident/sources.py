@@ -75,7 +75,7 @@ class Sources:
             device, source = tensor.view.device, self._mapped[tensor.name]
             if source.size_bytes <= left.get(device, 0):
                 left[device] -= source.size_bytes
-                self._held[tensor.name] = self._sent(source, device, list(source.deltas))
+                self._held[tensor.name] = self.read(tensor, list(source.deltas))
         if len(self._held) == len(self._mapped):
             # Nothing is left to be sent, so its pinned memory can go.
             self._rings.clear()
@@ -87,25 +87,20 @@ class Sources:
 
     def read(self, tensor: LiveTensor, vectors: Sequence[str]) -> Source:
         """A tensor of the base and of these vectors, where the live tensor lies."""
-        if tensor.name in self._held:
-            held = self._held[tensor.name]
-            return Source(held.base, {vector: held.deltas[vector] for vector in vectors})
-        return self._sent(self._mapped[tensor.name], tensor.view.device, vectors)
+        base = self._nearest(tensor.name).base
+        return Source(self._to(base, tensor.view.device), self.deltas(tensor, vectors))
 
     def deltas(self, tensor: LiveTensor, vectors: Sequence[str]) -> dict[str, torch.Tensor]:
         """These vectors' parts alone, where the live tensor lies."""
-        device = tensor.view.device
-        if tensor.name in self._held:
-            return {vector: self._held[tensor.name].deltas[vector] for vector in vectors}
-        return {vector: self._to(self._mapped[tensor.name].deltas[vector], device) for vector in vectors}
+        nearest = self._nearest(tensor.name).deltas
+        return {vector: self._to(nearest[vector], tensor.view.device) for vector in vectors}
 
-    def _sent(self, source: Source, device: torch.device, vectors: Sequence[str]) -> Source:
-        return Source(
-            self._to(source.base, device), {vector: self._to(source.deltas[vector], device) for vector in vectors}
-        )
+    def _nearest(self, name: str) -> Source:
+        """The copies where they are held, else the mapped tensors."""
+        return self._held.get(name, self._mapped[name])
 
     def _to(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-        if device.type != "cuda":
+        if device.type != "cuda" or tensor.device == device:
             return tensor.to(device)
         return self._rings.setdefault(device, _Ring(device)).send(tensor)
 

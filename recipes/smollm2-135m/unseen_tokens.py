@@ -13,6 +13,7 @@ import itertools
 import json
 import lzma
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,12 +23,12 @@ FOLDER = Path(__file__).resolve().parent
 EMBEDDINGS = "model.embed_tokens.weight"
 
 
-def tokens_of(dataset: str, tokenizer: object) -> torch.Tensor:
+def tokens_of(dataset: str, tokenizer: Any) -> torch.Tensor:
     """Whether each token of the vocabulary stands in a dataset's documents."""
     with lzma.open(FOLDER / "data" / f"{dataset}.train.jsonl.xz", "rt", encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line in file]
-    seen = torch.zeros(len(tokenizer), dtype=torch.bool)  # type: ignore[arg-type]
-    for ids in tokenizer(texts)["input_ids"]:  # type: ignore[operator]
+    seen = torch.zeros(len(tokenizer), dtype=torch.bool)
+    for ids in tokenizer(texts)["input_ids"]:
         seen[ids] = True
     return seen
 
